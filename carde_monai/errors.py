@@ -1,0 +1,54 @@
+"""What goes wrong because of the user's input, said in one line."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+WRONG_USAGE, SOME_FAILED = 2, 3  # exit statuses; 0 only if everything was done
+
+
+class InputError(ValueError):
+    """A user's mistake. ``str(error)`` is one line: which file, what is wrong, what to do."""
+
+    def __init__(self, subject: str | Path, wrong: str, remedy: str = "") -> None:
+        super().__init__(" ".join(f"{subject}: {wrong}{'; ' + remedy if remedy else ''}".split()))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One micrograph or file of a folder that could not be processed; the others were."""
+
+    name: str
+    reason: str
+
+
+def write_failures(failures: Iterable[Failure], path: Path) -> None:
+    """Write ``failures.csv`` (columns name, reason), or remove a stale one when there are none."""
+    rows = [(failure.name, failure.reason) for failure in failures]
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("name", "reason"), *rows])
+
+
+def finish(failures: Iterable[Failure], output_dir: str | Path) -> None:
+    """End a run over a folder: ``failures.csv``, a line each on stderr, and exit status 3 if there are any.
+
+    Raises:
+        SystemExit: with status 3, when something failed; everything else has been done by then.
+    """
+    failures = list(failures)
+    path = Path(output_dir) / "failures.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_failures(failures, path)
+    if not failures:
+        return
+    for failure in failures:
+        print(f"failed: {failure.name}: {failure.reason}", file=sys.stderr)
+    print(f"{len(failures)} failed (listed in {path}); the others were done.", file=sys.stderr)
+    raise SystemExit(SOME_FAILED)
