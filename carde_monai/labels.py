@@ -1,0 +1,184 @@
+"""Labels drawn by people: finding the file that belongs to a micrograph, and reading it as a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from carde_monai.errors import InputError
+
+Array = npt.NDArray[Any]
+Colour = tuple[int, int, int]
+
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+RAW_FOLDER = "original sem images"
+RAW_LABEL = "05a_particle_image_filtered.bmp"
+RAW_COLOUR: Colour = (128, 255, 255)
+MANY = 16  # more values than that are shades, not classes
+TOLERANCE = 8  # grey values a channel; drawing programs and colour profiles round
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """What in a label file is particle: class values, a colour, or (neither given) all that is not 0."""
+
+    values: tuple[int, ...] | None = None
+    colour: Colour | None = None
+
+    @classmethod
+    def parse(cls, value: object = None, colour: object = None) -> LabelRule:
+        """Make a rule from what stands on the command line: ``1``, ``"1,3"``, ``(1, 3)``, ``"9,9,9"``."""
+        values = _integers(value, "--label_value", "1")
+        channels = _integers(colour, "--label_color", "128,255,255")
+        if values and channels:
+            raise InputError("--label_value", "given together with --label_color", "leave out one of them")
+        if not channels:
+            return cls(values)
+        if len(channels) != 3 or max(channels) > 255:
+            raise InputError("--label_color", f"'{colour}' is no colour", "write --label_color 128,255,255")
+        return cls(None, (channels[0], channels[1], channels[2]))
+
+
+def find_label(name: str, paths: Sequence[Path], folders: Sequence[Path]) -> Path | None:
+    """Find the label of the micrograph ``name`` made of the image files ``paths``, the first in ``folders``.
+
+    A label is called ``<stem>_label.*``, in folders other than the images' own also ``<stem>.*``; the stem is
+    the name or that of any of the files. Raises InputError when two files in one folder fit.
+    """
+    stems = {name, *(path.stem for path in paths)}
+    marked = {f"{stem}_label" for stem in stems}
+    for folder in folders:
+        wanted = marked if folder == paths[0].parent else marked | stems
+        fits = [path for path in _pictures(folder) if path.stem in wanted]
+        if len(fits) > 1:
+            raise InputError(fits[0], f"{fits[1].name} is a label of the same micrograph", "keep one of them")
+        if fits:
+            return fits[0]
+    return None
+
+
+def find_raw_label(image: Path, alone: bool) -> Path | None:
+    """Find the label of a raw folder: ``05a_Particle_Image_Filtered.bmp``, anywhere beside the images.
+
+    ``image`` lies in a folder ``Original SEM Images``; ``alone`` says that it is the only micrograph there.
+    Raises InputError when it cannot be known which label belongs to which micrograph.
+    """
+    if image.parent.name.lower() != RAW_FOLDER:
+        return None
+    fits = sorted(path for path in image.parents[1].rglob("*") if path.name.lower() == RAW_LABEL)
+    if len(fits) > 1:
+        raise InputError(fits[0], f"{fits[1]} is a label of the same micrograph", "keep one of them")
+    if fits and not alone:
+        raise InputError(
+            fits[0], f"{image.parent} holds several micrographs", "give each pair its own folder"
+        )
+    return fits[0] if fits else None
+
+
+def read_label(
+    path: Path, shape: tuple[int, int], info_bar_rows: int, rule: LabelRule, image: Path
+) -> npt.NDArray[np.uint8]:
+    """Read a label as a mask of 0 and 1 with the (H, W) ``shape`` of its micrograph, the file ``image``.
+
+    A label of the full frame, ``info_bar_rows`` higher than the micrograph, is cut like the micrograph.
+    Raises InputError when the label cannot be read, has another size, or leaves open what is particle.
+    """
+    pixels = _read_picture(path, indices=rule.colour is None)
+    height, width = shape
+    if pixels.shape[:2] not in (shape, (height + info_bar_rows, width)):
+        size = f"{pixels.shape[1]} x {pixels.shape[0]} px but {image} has {width} x {height}"
+        bar = f" ({height + info_bar_rows} with the information bar)" if info_bar_rows else ""
+        raise InputError(path, size + bar, "draw the label on the same frame, not scaled, not cropped")
+    # Cut first: text and marks in the information bar are no label.
+    return _to_mask(pixels[:height], rule, path).astype(np.uint8)
+
+
+def _integers(value: object, option: str, example: str) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    parts: Sequence[Any] = value if isinstance(value, list | tuple) else str(value).split(",")
+    try:
+        numbers = tuple(int(part) for part in parts)
+    except (TypeError, ValueError):
+        numbers = ()
+    if not numbers or min(numbers) < 0:
+        raise InputError(option, f"'{value}' is no list of whole numbers", f"write {option} {example}")
+    return numbers
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def _read_picture(path: Path, indices: bool) -> Array:
+    """Read a picture as (H, W) or (H, W, 3); a palette gives its ``indices`` or its colours."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            if picture.mode == "P" and indices:
+                return np.asarray(picture)
+            if picture.mode == "1":
+                return np.asarray(picture.convert("L"))
+            if picture.mode in ("L", "F") or picture.mode.startswith("I"):
+                return np.asarray(picture)
+            colours = np.asarray(picture.convert("RGBA"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(
+            path, f"cannot be read as a picture ({error})", "save the label again as PNG"
+        ) from error
+    if (colours[..., 3] < 255).any():
+        raise InputError(path, "is partly transparent", "flatten it: one opaque layer")
+    return colours[..., :3]
+
+
+def _to_mask(pixels: Array, rule: LabelRule, path: Path) -> npt.NDArray[np.bool_]:
+    if rule.colour is not None:
+        colours = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+        mask = np.abs(colours.astype(np.int32) - rule.colour).max(axis=2) <= TOLERANCE
+        if not mask.any():
+            wrong = f"nothing is drawn in {','.join(map(str, rule.colour))}"
+            raise InputError(path, wrong, f"--label_color with its own colour ({_colours(colours)})")
+        return mask
+    if pixels.ndim == 3:
+        if (pixels != pixels[..., :1]).any():
+            raise InputError(
+                path, "is coloured", f"say what is particle: --label_color R,G,B ({_colours(pixels)})"
+            )
+        pixels = pixels[..., 0]
+    if rule.values is not None:
+        return np.isin(pixels, rule.values)
+    values = np.unique(pixels)
+    if len(values) == 1 and values[0] != 0:
+        raise InputError(
+            path, f"is {values[0]:g} throughout", "mark particles other than 0, or leave the label out"
+        )
+    if len(values) > MANY:
+        remedy = "save it with two, without smoothing and not as JPEG"
+        raise InputError(path, f"holds {len(values)} grey values", remedy)
+    if len(values) > 2:
+        found = f"{', '.join(f'{value:g}' for value in values[:5])}{', ...' if len(values) > 5 else ''}"
+        raise InputError(
+            path, f"holds the values {found}", f"say what is particle: --label_value {values[1]:g}"
+        )
+    if values[0] != 0:
+        found = f"{values[0]:g} and {values[1]:g} but no 0"
+        raise InputError(path, f"holds {found}", f"say what is particle: --label_value {values[1]:g}")
+    return pixels > 0
+
+
+def _colours(pixels: Array) -> str:
+    """Name the three commonest colours that are not grey."""
+    flat = pixels[(pixels != pixels[..., :1]).any(axis=-1)].astype(np.int64)
+    if not len(flat):
+        return "it is all grey"
+    codes, numbers = np.unique(flat @ [1 << 16, 1 << 8, 1], return_counts=True)
+    common = codes[np.argsort(-numbers)[:3]]
+    return "it holds " + " and ".join(f"{code >> 16},{code >> 8 & 255},{code & 255}" for code in common)

@@ -1,0 +1,292 @@
+"""From folders of microscope files and labels to a prepared data set: NIfTI, quick looks and a datalist."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from tqdm import tqdm
+
+from carde_monai import datalist
+from carde_monai.errors import Failure, InputError, write_failures
+from carde_monai.labels import LabelRule, read_label
+from carde_monai.pictures import VERMILLION, WHITE, Key, draw_scale_bar, outline, percent, save_png, to_grey8
+from carde_monai.sem import check_pixel_size, pixel_affine, read_micrograph
+from carde_monai.sources import Found, find_all
+
+logger = logging.getLogger(__name__)
+
+QUICKLOOK_WIDTH, GAP = 2000, 6
+# ITK takes a vector image of one slice for a plane, and its 3-D readers make that 1 mm thick; a label of any
+# other thickness would not have the geometry of its image in 3D Slicer and ITK-SNAP.
+THICKNESS_UM = 1000.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A micrograph as written: its item for the data list and the facts that the item does not hold."""
+
+    item: dict[str, Any]
+    holdout: bool
+    pixel_size_um: float | None
+    info_bar_rows: int
+    coverage: float | None
+
+
+def prepare(
+    source: str | Path,
+    dest: str | Path,
+    labels: str | Path | None = None,
+    pixel_size: float | None = None,
+    folds: int | str | Path | None = None,
+    split: str | Sequence[float] = "10,1,1",
+    seed: int = 0,
+    detectors: int = 2,
+    label_value: int | str | Sequence[int] | None = None,
+    label_color: str | Sequence[int] | None = None,
+) -> list[Failure]:
+    """Write the micrographs and labels of a folder as a MONAI data set and return those that failed.
+
+    ``source`` is a folder of images, or holds ``images/``, ``labels/`` and ``hold-out/``, or raw folders with
+    ``Original SEM Images/``. ``pixel_size`` is in micrometres and wins over the files' own. ``folds`` is a
+    number of folds or a CSV file (columns name, fold) and replaces ``split``, the weights of training,
+    validation and test. Labels are two-valued, classes (``label_value``) or drawn in a colour
+    (``label_color``: R,G,B). A data set that ``dest`` already holds is replaced as a whole, or left alone on
+    an error. Raises InputError when nothing can be prepared or an option does not fit; a fault of one
+    micrograph does not stop the others.
+    """
+    source, dest = Path(source).absolute(), Path(dest).absolute()
+    labels = Path(labels).absolute() if labels else None
+    check_pixel_size(pixel_size)
+    former = _check_places(source, dest, labels)
+    found, failures = find_all(source, detectors, labels, LabelRule.parse(label_value, label_color))
+    table = _fold_table(found, failures, folds)
+    if found:  # an option that does not fit is better said now than after the work
+        _share([one.name for one in found if one.label and not one.holdout], table, split, seed)
+    try:
+        dest.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".preparing-", dir=dest) as staging:
+            done = _prepare_all(found, failures, Path(staging), pixel_size)
+            write_failures(failures, dest / "failures.csv")
+            _check_result(source, done, failures)
+            names = [one.item["name"] for one in done if one.coverage is not None and not one.holdout]
+            sections = _sections(done, _share(names, table, split, seed))
+            content = _describe(source.name, detectors, done, sections) | sections
+            _publish(Path(staging), dest, former, content)
+    except OSError as error:
+        raise InputError(dest, f"cannot be written ({error})", "choose another folder") from error
+    if unknown := sum(one.pixel_size_um is None for one in done):
+        remedy = "give --pixel_size in micrometres, or results will be in pixels"
+        logger.warning(
+            "%s: pixel size unknown for %d of %d micrographs; %s", dest, unknown, len(done), remedy
+        )
+    return failures
+
+
+def _check_places(source: Path, dest: Path, labels: Path | None) -> list[Path]:
+    """Check the folders of a call and return the files of the data set that ``dest`` already holds."""
+    if not source.is_dir():
+        wrong = "is no folder" if source.exists() else "no such folder"
+        raise InputError(source, wrong, "give the folder that holds the micrographs")
+    if (source / datalist.FILE).exists():
+        raise InputError(
+            source, "is a prepared data set already", "give the folder of the microscope's files"
+        )
+    if labels is not None and not labels.is_dir():
+        raise InputError(labels, "no such folder", "give --labels the folder that holds the labels")
+    if dest.exists() and not dest.is_dir():
+        raise InputError(dest, "is a file", "choose another folder for the data set")
+    if dest.resolve() == source.resolve():
+        raise InputError(dest, "is the source itself", "choose another folder for the data set")
+    if not (dest / datalist.FILE).exists():
+        return []
+    try:
+        items = [item for part in datalist.read(dest).values() for item in part]
+    except InputError as error:
+        raise InputError(dest, f"holds another program's {datalist.FILE}", "choose another folder") from error
+    paths = [item[key] for item in items for key in ("image", "label") if key in item]
+    paths += [f"quicklook/{item['name']}.png" for item in items]
+    # Whatever a list may name, files outside the data set stay.
+    root = dest.resolve()
+    return [dest / path for path in paths if (dest / path).resolve().is_relative_to(root)]
+
+
+def _fold_table(found: list[Found], failures: list[Failure], folds: object) -> int | dict[str, int] | None:
+    """Number of folds, or the fold of each labelled micrograph by a file; those it omits have failed."""
+    if folds is None or (isinstance(folds, int) and not isinstance(folds, bool)):
+        return folds
+    if isinstance(folds, str) and folds.isdigit():
+        return int(folds)
+    if not isinstance(folds, str | Path):
+        raise InputError(
+            "--folds", f"'{folds}' is no number and no file", "write --folds 6 or --folds FILE.csv"
+        )
+    labelled = [one for one in found if one.label and not one.holdout]
+    table = datalist.read_folds(Path(folds), [one.name for one in labelled])
+    for one in labelled:
+        if one.name not in table:
+            found.remove(one)
+            failures.append(
+                Failure(one.name, str(InputError(folds, f"does not name {one.name}", "add its fold")))
+            )
+    return table
+
+
+def _share(
+    names: list[str], table: int | dict[str, int] | None, split: str | Sequence[float], seed: int
+) -> dict[str, tuple[str, int | None]]:
+    """Section and fold of each labelled micrograph that is not held out."""
+    if table is None:
+        parts = datalist.split(names, split, seed)
+        return {name: (section, None) for section, members in parts.items() for name in members}
+    folds = datalist.assign_folds(names, table, seed) if isinstance(table, int) else table
+    if len({folds[name] for name in names}) < 3:
+        raise InputError("--folds", "fewer than three hold a micrograph", "name more micrographs or folds")
+    return {name: ("training", folds[name]) for name in names}
+
+
+def _prepare_all(
+    found: list[Found], failures: list[Failure], staging: Path, pixel_size: float | None
+) -> list[Prepared]:
+    for folder in ("images", "labels", "quicklook"):
+        (staging / folder).mkdir()
+    done = []
+    for one in tqdm(found, desc="prepare", unit="micrograph", disable=None):
+        try:
+            done.append(_prepare_one(one, staging, pixel_size))
+        except InputError as error:
+            failures.append(Failure(one.name, str(error)))
+    return done
+
+
+def _prepare_one(one: Found, staging: Path, pixel_size: float | None) -> Prepared:
+    """Write image, label and quick look of one micrograph."""
+    image = read_micrograph(one.micrograph.paths, pixel_size)
+    for warning in image.warnings:
+        logger.warning("%s", warning)
+    size, shape = image.pixel_size_um, (image.pixels.shape[1], image.pixels.shape[2])
+    item = {"image": f"images/{one.name}.nii.gz", "name": one.name}
+    mask = None
+    if one.label is not None:
+        mask = read_label(one.label, shape, image.info_bar_rows, one.rule, Path(one.micrograph.paths[0]))
+        item["label"] = f"labels/{one.name}.nii.gz"
+        write_nifti(mask[..., None], staging / item["label"], size)
+    write_nifti(image.pixels.transpose(1, 2, 0)[:, :, None, None, :], staging / item["image"], size)
+    channels = image.pixels if len(one.micrograph.paths) > 1 else image.pixels[:1]
+    quick_look(channels, mask, staging / "quicklook" / f"{one.name}.png", size)
+    coverage = None if mask is None else round(float(mask.mean()), 6)
+    return Prepared(item, one.holdout, size, image.info_bar_rows, coverage)
+
+
+def write_nifti(array: npt.NDArray[Any], path: Path, pixel_size_um: float | None) -> None:
+    """Write (H, W, 1) or, as a vector image, (H, W, 1, 1, C) as NIfTI that stands upright in medical viewers.
+
+    Rows run to posterior, columns to left; lengths are in micrometres, or in pixels (unit unknown) where the
+    pixel size is None.
+    """
+    affine = pixel_affine(pixel_size_um)
+    affine[2, 2] = 1.0 if pixel_size_um is None else THICKNESS_UM
+    image = nib.Nifti1Image(np.ascontiguousarray(array), affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units("micron" if pixel_size_um else "unknown")
+    if array.ndim == 5:
+        image.header.set_intent("vector")
+    nib.save(image, path)  # nibabel compresses at level 1: fast, and micrographs hardly shrink further
+
+
+def quick_look(
+    channels: npt.NDArray[Any], mask: npt.NDArray[Any] | None, path: Path, pixel_size_um: float | None
+) -> None:
+    """Write (C, H, W) channels side by side as PNG, then the first with the outline of the (H, W) mask."""
+    height, width = channels.shape[1:]
+    panels = [Image.fromarray(to_grey8(channel)).convert("RGB") for channel in channels]
+    zoom = min(1.0, QUICKLOOK_WIDTH / (len(panels) + (mask is not None)) / width)
+    size = (max(1, round(width * zoom)), max(1, round(height * zoom)))
+    panels = [panel.resize(size, Image.Resampling.BOX) for panel in panels]
+    names = ["SE2", "InLens"] if len(channels) > 1 else ["micrograph"]
+    legend = []
+    if mask is not None:
+        # Lines thinner than a pixel of the picture would fade, so their weight is doubled.
+        line = Image.fromarray(outline(mask).astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
+        drawn = panels[0].copy()
+        drawn.paste(VERMILLION, (0, 0), line.point(lambda weight: min(255, 2 * weight)))
+        panels.append(drawn)
+        names.append(f"{names[0]} with label")
+        legend.append(Key(f"outline of the label ({percent(float(mask.mean()))} of area)", VERMILLION))
+    step = size[0] + GAP
+    picture = Image.new("RGB", (step * len(panels) - GAP, size[1]), WHITE)
+    for index, panel in enumerate(panels):
+        picture.paste(panel, (index * step, 0))
+    legend.insert(0, Key(f"from left: {', '.join(names)}" if len(names) > 1 else names[0]))
+    save_png(draw_scale_bar(picture, pixel_size_um, legend, zoom=zoom, bar_width=size[0]), path)
+
+
+def _check_result(source: Path, done: list[Prepared], failures: list[Failure]) -> None:
+    if not done:
+        first = f" ({failures[0].name}: {failures[0].reason})" if failures else ""
+        raise InputError(source, f"no micrograph could be prepared{first}", "failures.csv lists all")
+    covered = [one.coverage for one in done if one.coverage is not None]
+    if covered and not any(covered):
+        raise InputError(source, "no label marks any particle", "check --label_value or --label_color")
+
+
+def _sections(
+    done: list[Prepared], shared: dict[str, tuple[str, int | None]]
+) -> dict[str, list[dict[str, Any]]]:
+    sections: dict[str, list[dict[str, Any]]] = {name: [] for name in datalist.SECTIONS}
+    for one in sorted(done, key=lambda one: one.item["name"]):
+        section, fold = shared.get(one.item["name"], ("holdout" if one.holdout else "unlabelled", None))
+        if one.coverage is None:
+            section = "unlabelled"  # a hold-out micrograph without label cannot be scored
+        sections[section].append(one.item if fold is None else {**one.item, "fold": fold})
+    return sections
+
+
+def _describe(
+    name: str, detectors: int, done: list[Prepared], sections: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """What stands in a Decathlon data list beside the sections, and the facts of each micrograph."""
+    facts = {
+        one.item["name"]: {
+            "pixel_size_um": one.pixel_size_um,
+            "info_bar_rows": one.info_bar_rows,
+            "label_coverage": one.coverage,
+        }
+        for one in done
+    }
+    return {
+        "name": name,
+        "description": "Scanning electron micrographs prepared by carde-monai; lengths in micrometres",
+        "tensorImageSize": "2D",
+        "modality": {"0": "SE2", "1": "InLens"}
+        if detectors == 2
+        else {"0": "SEM", "1": "SEM, the same again"},
+        "labels": {"0": "matrix", "1": "carbide"},
+        **{f"num{section.capitalize()}": len(items) for section, items in sections.items()},
+        "micrographs": facts,
+    }
+
+
+def _publish(staging: Path, dest: Path, former: list[Path], content: dict[str, Any]) -> None:
+    """Put a finished data set in the place of a former one; the data list goes first and comes last."""
+    (dest / datalist.FILE).unlink(missing_ok=True)
+    for path in former:
+        path.unlink(missing_ok=True)
+    for path in sorted(staging.glob("*/*")):
+        target = dest / path.relative_to(staging)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(path, target)
+    draft = staging / datalist.FILE
+    draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(draft, dest / datalist.FILE)
