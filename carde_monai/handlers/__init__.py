@@ -1,0 +1,18 @@
+"""ignite handlers that MONAI does not have."""
+
+from carde_monai.handlers.baseline import SimpleITKBaseline
+from carde_monai.handlers.evaluation import MicrographReport
+from carde_monai.handlers.history import History
+from carde_monai.handlers.segmentation import SegmentationWriter
+from carde_monai.handlers.temperature import TemperatureScaling
+from carde_monai.handlers.tracking import MLflowEvaluation, MLflowTraining
+
+__all__ = [
+    "History",
+    "MLflowEvaluation",
+    "MLflowTraining",
+    "MicrographReport",
+    "SegmentationWriter",
+    "SimpleITKBaseline",
+    "TemperatureScaling",
+]

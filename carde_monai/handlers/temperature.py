@@ -1,0 +1,193 @@
+"""Calibrates a checkpoint while an evaluator runs over the validation split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+
+from carde_monai.calibration import (
+    Fit,
+    LogitHistogram,
+    Reliability,
+    fit_temperature,
+    fold_temperature,
+    reliability,
+)
+from carde_monai.errors import InputError
+from carde_monai.handlers.baseline import decollated
+from carde_monai.handlers.segmentation import micrograph_name
+from carde_monai.report import reliability_diagram
+
+SHORT_OF_PIXELS = "calibrate on validation micrographs with carbides, with a network that has been trained"
+
+
+class TemperatureScaling:
+    """Fit the temperature on an evaluator's logits and fold it into ``layer`` of the checkpoint it evaluated.
+
+    Needs decollated items with ``section`` and ``name`` in the batch, ``logit`` and ``label`` in the output.
+    At the end rank 0 rewrites ``checkpoint`` (a state dict, or a dict with one under ``model``), writes
+    ``calibration.json`` beside it and ``reliability.png`` into ``output_dir``; every rank folds T into
+    ``network``, if given, and puts temperature and figures into ``engine.state.metrics``. Raises InputError
+    for items of another section than ``section``, for a checkpoint that cannot be read or is not the
+    network's, and where no T exists.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        layer: str,
+        output_dir: str | Path,
+        section: str = "validation",
+        network: torch.nn.Module | None = None,
+    ) -> None:
+        if section == "training":
+            raise InputError("section training", "no temperature can be fitted on it", "use validation")
+        self.checkpoint = Path(checkpoint)
+        self.layer = layer
+        self.output_dir = Path(output_dir)
+        self.section = section
+        self.network = network
+        if isinstance(network, torch.nn.parallel.DistributedDataParallel):
+            self.network = network.module
+        self._histogram = LogitHistogram()
+        self._names: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Subscribe to the start, every iteration and the end of a run."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._complete)
+
+    def _start(self, engine: Engine) -> None:
+        # A checkpoint that cannot be folded is better found now than after the evaluation.
+        weights = _weights(_load(self.checkpoint))
+        self._fold(weights, 1.0)
+        name = f"{self.layer}.weight"
+        live = None if self.network is None else self.network.state_dict().get(name)
+        if self.network is not None and (live is None or not torch.equal(live.cpu(), weights[name].cpu())):
+            raise InputError(self.checkpoint, f"its {name} is not the evaluated network's", "load it first")
+        self._histogram, self._names = LogitHistogram(), []
+
+    def __call__(self, engine: Engine) -> None:
+        for item, output in decollated(engine):
+            name = micrograph_name(item)
+            if item.get("section") != self.section:
+                raise InputError(
+                    name,
+                    f"is of the section {item.get('section')!r}, calibration wants {self.section!r}",
+                    "run calibrate on the validation split, never on micrographs the network was trained on",
+                )
+            try:
+                self._histogram.update(output["logit"], output["label"])
+            except ValueError as error:
+                raise InputError(name, str(error), "check its label and the network's output") from None
+            self._names.append(name)
+
+    def _complete(self, engine: Engine) -> None:
+        self._histogram.all_reduce()
+        parts: Any = idist.all_gather(self._names)
+        try:
+            fit = fit_temperature(self._histogram)
+        except ValueError as error:
+            raise InputError(self.checkpoint, str(error), SHORT_OF_PIXELS) from None
+        before, after = reliability(self._histogram), reliability(self._histogram, fit.temperature)
+        if idist.get_rank() == 0:
+            self._write(fit, before, after, sorted({name for part in parts for name in part}))
+        if self.network is not None:
+            folded = fold_temperature(self.network.state_dict(), fit.temperature, self.layer)
+            self.network.load_state_dict(folded)
+        engine.state.metrics["temperature"] = fit.temperature
+        for moment, figures in (("before", before), ("after", after)):
+            for key in ("nll", "ece", "brier"):
+                engine.state.metrics[f"{key}_{moment}"] = getattr(figures, key)
+
+    def _fold(self, weights: dict[str, Any], temperature: float) -> dict[str, Any]:
+        try:
+            return fold_temperature(weights, temperature, self.layer)
+        except InputError as error:
+            raise InputError(self.checkpoint, str(error)) from None
+
+    def _write(self, fit: Fit, before: Reliability, after: Reliability, names: list[str]) -> None:
+        content = _load(self.checkpoint)
+        total = _total_temperature(self.checkpoint) * fit.temperature
+        folded = self._fold(_weights(content), fit.temperature)
+        _replace(self.checkpoint, lambda path: torch.save(_with_weights(content, folded), path))
+        record = {
+            "temperature": fit.temperature,
+            "total_temperature": total,
+            "iterations": fit.iterations,
+            "layer": self.layer,
+            "checkpoint": self.checkpoint.name,
+            "checkpoint_sha256": _digest(self.checkpoint),
+            "section": self.section,
+            "micrographs": names,
+            "before": asdict(before),
+            "after": asdict(after),
+        }
+        text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+        _replace(_record(self.checkpoint), lambda path: path.write_text(text, encoding="utf-8"))
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        reliability_diagram(before.points, after.points, self.output_dir / "reliability.png")
+
+
+def _record(checkpoint: Path) -> Path:
+    return checkpoint.with_name("calibration.json")
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside ``path`` and put it in place at once, so that a crash leaves the old file whole."""
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        write(scratch)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(checkpoint, "there is no such checkpoint", "train first") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise InputError(checkpoint, f"cannot be read as a checkpoint ({error})", "train again") from None
+    if not isinstance(content, dict):
+        raise InputError(checkpoint, "holds no weights", "name the checkpoint that the training wrote")
+    return content
+
+
+def _is_nested(content: dict[str, Any]) -> bool:
+    return isinstance(content.get("model"), dict)
+
+
+def _weights(content: dict[str, Any]) -> dict[str, Any]:
+    return content["model"] if _is_nested(content) else content
+
+
+def _with_weights(content: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "model": weights} if _is_nested(content) else weights
+
+
+def _total_temperature(checkpoint: Path) -> float:
+    """Product of the temperatures already in this very file; 1 if it was never calibrated or trained anew."""
+    try:
+        record = json.loads(_record(checkpoint).read_text(encoding="utf-8"))
+        same = record["checkpoint_sha256"] == _digest(checkpoint)
+        return float(record["total_temperature"]) if same else 1.0
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+        return 1.0
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

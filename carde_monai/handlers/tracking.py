@@ -1,0 +1,194 @@
+"""Handlers that record a training, its calibration and its evaluation as one MLflow run."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine
+
+from carde_monai import tracking
+from carde_monai.handlers.history import EpochFigures, scalars
+
+logger = logging.getLogger("carde_monai")
+
+
+class RunHandler:
+    """Holds an MLflow run open from the beginning of ``engine.run`` to its end, however it ends.
+
+    The base of `MLflowTraining` and `MLflowEvaluation`, which say what is recorded. Only rank 0 records.
+    """
+
+    def __init__(self, tracking_uri: str | None, run_file: str | Path, experiment_name: str) -> None:
+        self.tracking_uri = tracking.store_address(tracking_uri) if tracking_uri else None
+        self.run_file, self.experiment_name = Path(run_file), experiment_name
+        self.config = tracking.running_config()
+        self.stage, self.folder, self.run_name, self.resume = "training", "", "", False
+        self.datalist: Path | None = None
+        self.artifacts: Sequence[str | Path] = ()
+        self.run: tracking.MLflowRun | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Wrap ``engine.run``: the run ends FINISHED, FAILED (exception) or KILLED (Ctrl-C).
+
+        ignite's events cannot tell: MONAI's handlers of EXCEPTION_RAISED raise, so that those attached
+        later are never called, and a handler that does not raise there swallows the exception.
+        """
+        if self.tracking_uri is None:
+            return
+        run = engine.run
+
+        def tracked(*args: Any, **kwargs: Any) -> Any:
+            if idist.get_rank() != 0:
+                return run(*args, **kwargs)
+            self.run = self._open(engine)
+            status, error = "FAILED", ""
+            try:
+                result = run(*args, **kwargs)
+                self.finished(engine)
+                status = "FINISHED"
+                return result
+            except BaseException as exception:
+                status = "KILLED" if isinstance(exception, KeyboardInterrupt) else "FAILED"
+                error = f"{type(exception).__name__}: {exception}"[:1000]
+                raise
+            finally:
+                self._close(status, error)
+
+        engine.run = tracked  # type: ignore[method-assign]
+
+    def finished(self, engine: Engine) -> None:
+        """Record what there is only when the engine has run to its end."""
+
+    def _open(self, engine: Engine) -> tracking.MLflowRun:
+        run = tracking.MLflowRun(str(self.tracking_uri), self.experiment_name, self.run_file)
+        data = tracking.dataset_facts(self.datalist) if self.datalist else {}
+        facts = tracking.environment() | data
+        facts |= tracking.network_facts(
+            getattr(engine, "network", None), getattr(engine.state, "device", None)
+        )
+        tags = {"mlflow.source.name": "carde_monai", "mlflow.source.type": "LOCAL"}
+        if facts["run/git_commit"]:
+            tags["mlflow.source.git.commit"] = facts["run/git_commit"].removesuffix("-dirty")
+        params = tracking.flatten_config(self.config) | facts
+        run.open(self.run_name or self._new_name(), tags, params, self.resume)
+        if self.config:
+            run.json(self.config, f"{self.folder}/config.json".lstrip("/"))
+        if self.datalist and data:
+            run.dataset(data, self.datalist, self.stage)
+        return run
+
+    def _new_name(self) -> str:
+        # secrets: the generators of random and numpy start every training with the same seed
+        parts = (self.experiment_name, self.folder, time.strftime("%Y%m%d-%H%M%S"), secrets.token_hex(2))
+        return "_".join(filter(None, parts))
+
+    def _close(self, status: str, error: str) -> None:
+        if self.run is not None:
+            found, missing = find_files(self.artifacts)
+            if missing and status == "FINISHED":
+                logger.warning("MLflow: there is no artifact %s", ", ".join(missing))
+            for path in found:
+                self.run.file(path, self.folder)
+            self.run.close(status, error)
+        self.run = None
+
+
+class MLflowTraining(RunHandler):
+    """Records a training as a new MLflow run: what was trained with what, figures of every epoch, files.
+
+    Attach it to the trainer, on all ranks. Parameters: the bundle's config, one an id (`flatten_config`),
+    network, device, versions, git commit, command line, data set (`dataset_facts`). Metrics:
+    `EpochFigures`, step = epoch.
+
+    Args:
+        tracking_uri: ``sqlite:///<folder>/mlflow.db`` (artifacts in ``<folder>/mlartifacts``), the
+            ``http://`` address of a server, or another that MLflow knows; None or "" switches MLflow off.
+            It wins over MLFLOW_TRACKING_URI. A server that does not answer costs one warning, and at most
+            ten seconds at the end.
+        run_file: JSON file, beside the model, that tells `MLflowEvaluation` which run to continue.
+        evaluator: its metrics are recorded in the epochs in which it ran.
+        datalist: ``datalist.json`` of the data set.
+        artifacts: files, directories and glob patterns, uploaded at the end; one warning tells the missing.
+        experiment_name: MLflow experiment, created if need be.
+        run_name: default: experiment's name, time and random digits. A name that is taken gets a suffix.
+
+    Raises:
+        InputError: MLflow does not know the kind of ``tracking_uri``.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str | None,
+        run_file: str | Path,
+        evaluator: Engine | None = None,
+        datalist: str | Path | None = None,
+        artifacts: Sequence[str | Path] = (),
+        experiment_name: str = "carde_monai",
+        run_name: str | None = None,
+    ) -> None:
+        super().__init__(tracking_uri, run_file, experiment_name)
+        self.datalist, self.artifacts = Path(datalist) if datalist else None, artifacts
+        self.evaluator, self.run_name = evaluator, run_name or ""
+
+    def attach(self, engine: Engine) -> None:
+        super().attach(engine)
+        if self.tracking_uri is not None:
+            EpochFigures(self, self.evaluator).attach(engine)
+
+    def __call__(self, engine: Engine, figures: dict[str, float]) -> None:
+        """Record the figures of an epoch."""
+        if self.run is not None:
+            values = {name: value for name, value in figures.items() if name != "epoch"}
+            self.run.metrics(values, step=engine.state.epoch)
+
+
+class MLflowEvaluation(RunHandler):
+    """Records a calibration or an evaluation in the run of its training, in a new run if that is not found.
+
+    Attach it to the evaluator. Metrics: the scalars of ``engine.state.metrics`` as ``<stage>/<name>``;
+    config and artifacts go to the folder ``<stage>``; parameters are recorded in a new run only. The run is
+    open meanwhile and ends with the status of this stage. The other arguments and errors are those of
+    `MLflowTraining`.
+
+    Args:
+        stage: for example "calibration" or "evaluation".
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str | None,
+        run_file: str | Path,
+        stage: str,
+        datalist: str | Path | None = None,
+        artifacts: Sequence[str | Path] = (),
+        experiment_name: str = "carde_monai",
+    ) -> None:
+        super().__init__(tracking_uri, run_file, experiment_name)
+        self.datalist, self.artifacts = Path(datalist) if datalist else None, artifacts
+        self.stage = self.folder = stage
+        self.resume = True
+
+    def finished(self, engine: Engine) -> None:
+        if self.run is not None:
+            metrics = scalars(engine.state.metrics)
+            self.run.metrics({f"{self.stage}/{name}": value for name, value in metrics.items()})
+
+
+def find_files(patterns: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
+    """Files and directories that the names and glob patterns stand for, and the patterns that have none."""
+    found: dict[Path, None] = {}
+    missing = []
+    for pattern in map(str, filter(None, patterns)):
+        names = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+        paths = [Path(name) for name in names if Path(name).exists()]
+        found.update(dict.fromkeys(paths))
+        if not paths:
+            missing.append(pattern)
+    return list(found), missing
