@@ -1,0 +1,107 @@
+"""The whole product once, on synthetic steel: what ``carde-monai demo`` does."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from carde_monai import bundles
+from carde_monai.errors import InputError, write_failures
+from carde_monai.prepare import prepare
+from carde_monai.synthetic import synthesize
+
+SIZE = (704, 1024)  # a quarter of a microscope's frame, so that everything fits into six minutes on two cores
+SPLIT = "10,1,1"
+# A short training: few, small batches and a learning rate ten times the default, which is meant for hours.
+TRAINING: dict[str, Any] = {
+    "max_epochs": 12,
+    "epoch_length": 20,
+    "batch_size": 16,
+    "crops_per_micrograph": 4,
+    "learning_rate": 0.002,
+    "experiment_name": "demo",
+}
+
+
+def demo(dest: Path) -> None:
+    """Synthesize, prepare, train, calibrate, evaluate, segment and print a table, all below ``dest``.
+
+    Raises:
+        InputError: ``dest`` is a file, or a folder with something else in it.
+    """
+    raw, data, bundle, results, segmented = (
+        dest / name for name in ("raw", "data", "bundle", "results", "segmented")
+    )
+    if dest.is_file() or (dest.is_dir() and any(dest.iterdir()) and not raw.is_dir()):
+        raise InputError(dest, "is not a folder of an earlier demo", "name a new folder")
+    for stale in (raw, data, bundle, segmented):
+        shutil.rmtree(stale, ignore_errors=True)
+    start = time.monotonic()
+    common = {"dataset_dir": str(data), "output_dir": str(results)}
+
+    _say("1/6 synthesize", "12 micrographs of one steel, 2 of another (hold-out)")
+    synthesize(raw, sum(map(int, SPLIT.split(","))), SIZE, "jfl", seed=1)
+    synthesize(raw / "hold-out", 2, SIZE, "anp", seed=2)
+    _say("2/6 prepare", "read the microscope's files, cut the info bar, split by micrograph")
+    write_failures(prepare(raw, data, split=SPLIT), data / "failures.csv")
+    bundle = bundles.working_bundle(bundle)
+    _say("3/6 train", "BasicUNet on 10 micrographs; the best epoch on the validation micrograph is kept")
+    bundles.run(bundle, ["train"], common | TRAINING, training=True)
+    _say("4/6 calibrate", "temperature scaling on the validation micrograph")
+    bundles.run(bundle, ["train", "calibrate"], common | {"experiment_name": "demo"}, training=True)
+    _say("5/6 evaluate", "network and classical SimpleITK pipeline on test and hold-out")
+    bundles.run(bundle, ["train", "evaluate"], common | {"experiment_name": "demo"}, training=True)
+    _say("6/6 segment", "the hold-out steel, from the microscope's files")
+    source = raw / "hold-out"
+    bundles.run(
+        bundle,
+        ["inference", "sem", "segment"],
+        {"dataset_dir": str(source), "output_dir": str(segmented)},
+        training=False,
+    )
+    print(_table(results, bundle))
+    print(_next_commands(dest, results, segmented, bundle))
+    print(f"Done in {(time.monotonic() - start) / 60:.1f} minutes.")
+
+
+def _say(step: str, what: str) -> None:
+    print(f"\n== {step}: {what}", flush=True)
+
+
+def _table(results: Path, bundle: Path) -> str:
+    """The figures of the evaluation and the calibration, aligned."""
+    summary = json.loads((results / "summary.json").read_text())
+    calibration = json.loads((bundle / "models" / "calibration.json").read_text())
+    lines = ["", f"{'median Dice':<28}{'network':>10}{'baseline':>10}{'n':>6}"]
+    for section, units in summary["sections"].items():
+        for unit in ("micrographs", "tiles"):
+            figures = units[unit]
+            network, baseline = (figures[method]["dice"]["median"] for method in ("network", "baseline"))
+            lines.append(f"{section + ', ' + unit:<28}{network:>10.3f}{baseline:>10.3f}{figures['n']:>6}")
+    before, after = calibration["before"], calibration["after"]
+    lines += [
+        "",
+        f"{'calibration':<28}{'before':>10}{'after':>10}   (temperature {calibration['temperature']:.2f})",
+        *(f"{name.upper():<28}{before[name]:>10.4f}{after[name]:>10.4f}" for name in ("ece", "nll", "brier")),
+    ]
+    return "\n".join(lines)
+
+
+def _next_commands(dest: Path, results: Path, segmented: Path, bundle: Path) -> str:
+    database = shlex.quote(f"sqlite:///{(results / 'mlflow.db').resolve()}")
+    return f"""
+Look at
+  {segmented}/*_overlay.png, *_confidence.png     the hold-out steel, segmented
+  {results}/overlay_worst.png, box_plot.png         network and baseline against the truth
+  {results}/reliability.png, training_curve.png     calibration, training
+  {dest}/data/quicklook/                            what the network was trained on
+Browse the experiment
+  mlflow ui --backend-store-uri {database}
+Segment your own micrographs
+  carde-monai segment YOUR_FOLDER OUT --bundle {shlex.quote(str(bundle))}
+(mlflow and carde-monai are in {Path(shutil.which("carde-monai") or "carde-monai").parent})
+"""

@@ -1,0 +1,52 @@
+"""Shared, small, real data: synthetic steel, prepared once, and a bundle trained on it for seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from carde_monai import bundles
+from carde_monai.prepare import prepare
+from carde_monai.synthetic import synthesize
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# Small enough for seconds on two cores; overrides of the real configs, nothing else.
+SMALL = {"roi_size": [64, 64], "window_size": [128, 128]}
+SHORT = {
+    "max_epochs": 2,
+    "epoch_length": 16,
+    "batch_size": 8,
+    "crops_per_micrograph": 4,
+    "learning_rate": 0.003,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_cores() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder as from the microscope: five pairs with labels, and two of another steel in hold-out."""
+    folder = tmp_path_factory.mktemp("raw")
+    synthesize(folder, 5, (160, 208), "jfl", seed=3)
+    synthesize(folder / "hold-out", 2, (160, 208), "anp", seed=4)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "prepared"
+    assert prepare(raw, folder, split="3,1,1") == []
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a bundle trained by its own train.json; tests that change it work on a copy."""
+    bundle = bundles.working_bundle(tmp_path_factory.mktemp("trained") / "bundle")
+    bundles.run(bundle, ["train"], {"dataset_dir": str(dataset), **SMALL, **SHORT}, training=True)
+    return bundle
