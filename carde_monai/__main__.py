@@ -1,25 +1,33 @@
-"""``carde-monai VERB``: the command line. Heavy imports happen inside the verbs, so that ``--help`` is instant."""
+"""``carde-monai VERB``, the command line. Heavy imports stand in the verbs so that ``--help`` is instant."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+import traceback
 from pathlib import Path
 from typing import Any
 
-from carde_monai.errors import WRONG_USAGE, InputError, finish
+from carde_monai import __version__
+from carde_monai.command_line import parse
+from carde_monai.errors import WRONG_USAGE, finish, user_mistake
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 
 
 def synthesize(
-    dest: str, micrographs: int = 12, size: Sequence[int] = (1404, 2048), steel: str = "jfl", seed: int = 0
+    dest: str, micrographs: int = 12, size: tuple[int, int] = (1404, 2048), steel: str = "jfl", seed: int = 0
 ) -> None:
-    """Write synthetic raw micrographs with known truth: TIFF pairs as a Zeiss microscope writes them, and labels.
+    """Write synthetic raw micrographs with known truth, as a Zeiss microscope writes them, and their labels.
+
+    Per micrograph: <steel>_<odd>.tif (SE2) and the next even number (InLens), with info bar and metadata;
+    <steel>_<odd>_label.png (0/255); <steel>_<odd>_carbides.csv (position and size of each carbide).
+    Example: carde-monai synthesize raw --micrographs 12 --size 1404,2048
 
     Args:
         dest: folder to write to; made if missing.
-        micrographs: how many pairs (SE2 and InLens).
-        size: height,width in pixels of the image above the info bar.
+        micrographs: how many pairs of images.
+        size: rows,columns of the image above the info bar, in pixels.
         steel: jfl, or anp with other grain contrast, carbide sizes and noise.
         seed: the same seed gives the same micrographs.
     """
@@ -40,7 +48,12 @@ def prepare(
     label_value: str | int | None = None,
     label_color: str | None = None,
 ) -> None:
-    """Turn a folder of raw micrographs and labels into a data set to train on: NIfTI, datalist and quick looks.
+    """Turn a folder of raw micrographs and labels into a data set to train on.
+
+    Writes images and labels as NIfTI with the pixel size, datalist.json, which says what is for training,
+    validation and test, and pictures in quicklook: look at them before you train. What could not be read is
+    listed in failures.csv. A data set that DEST already holds is replaced.
+    Example: carde-monai prepare raw data --split 10,1,1
 
     Args:
         source: folder with <stem>_<odd>.tif (SE2) and the next even number (InLens), searched with its
@@ -50,7 +63,7 @@ def prepare(
             and in a folder labels beside images.
         pixel_size: micrometres per pixel; wins over the files' own metadata.
         split: weights of training,validation,test; whole micrographs are dealt out.
-        folds: instead of a split, a number of folds for cross-validation, or a CSV file with columns name,fold.
+        folds: number of folds for cross-validation, or a CSV file with columns name,fold; instead of a split.
         seed: decides the split.
         detectors: 2 for SE2/InLens pairs; 1 for single images (TIFF or PNG of any name).
         label_value: class index (or indices, 1,3) that is the carbide, for labels with several classes.
@@ -76,13 +89,19 @@ def prepare(
 def train(dataset: str, bundle: str = "bundle", **overrides: Any) -> None:
     """Train the bundle's network on a prepared data set; the best weights go to BUNDLE/models/model.pt.
 
-    Any setting of configs/train.json can be overridden: --max_epochs 50 --learning_rate 0.001 --batch_size 16
-    --roi_size "[128,128]" --fold 0 --weights old.pt --tracking_uri http://localhost:5000 ...
+    The best are those with the highest Dice on the validation micrographs. The table and curve of the
+    training and the MLflow database go to --output_dir (BUNDLE/eval).
+
+    Any setting of configs/train.json is an option by its name, a part of an object with #. The common ones
+    are --max_epochs, --learning_rate, --batch_size, --roi_size 128,128, --early_stop_patience, --seed,
+    --fold 0 (the test fold of data prepared with folds), --weights old.pt (to start from), --run_name and
+    --tracking_uri http://localhost:5000 (of MLflow, None switches it off).
+    Example: carde-monai train data --bundle mybundle --max_epochs 50 --validate#inferer#overlap 0.5
 
     Args:
         dataset: folder that prepare wrote.
         bundle: folder of the bundle to train; if it does not exist, a copy of the packaged bundle.
-        overrides: ids of the configs and their values.
+        overrides: settings of configs/train.json.
     """
     _run_training(["train"], dataset, bundle, overrides)
 
@@ -90,12 +109,14 @@ def train(dataset: str, bundle: str = "bundle", **overrides: Any) -> None:
 def calibrate(dataset: str, bundle: str = "bundle", **overrides: Any) -> None:
     """Fit the temperature on the validation micrographs and fold it into BUNDLE/models/model.pt.
 
-    Writes BUNDLE/models/calibration.json and a reliability diagram.
+    A probability of 0.9 then means that nine of ten such pixels are carbide, in every export of the weights.
+    Writes BUNDLE/models/calibration.json, and reliability.png to --output_dir (BUNDLE/eval).
+    Example: carde-monai calibrate data --bundle mybundle
 
     Args:
-        dataset: folder that prepare wrote.
+        dataset: folder that prepare wrote, the one that the bundle was trained on.
         bundle: folder of the trained bundle.
-        overrides: ids of the configs and their values, such as --fold 0.
+        overrides: settings of configs/train.json and configs/calibrate.json by their names, such as --fold 0.
     """
     _run_training(["train", "calibrate"], dataset, bundle, overrides)
 
@@ -103,12 +124,15 @@ def calibrate(dataset: str, bundle: str = "bundle", **overrides: Any) -> None:
 def evaluate(dataset: str, bundle: str = "bundle", **overrides: Any) -> None:
     """Compare network and classical baseline with the labels of the test and hold-out micrographs.
 
-    Writes metrics.csv, tiles.csv, summary.json, a box plot and overlays to --output_dir (BUNDLE/eval).
+    Writes metrics.csv (a row a micrograph), tiles.csv, summary.json, box_plot.png and overlays of the best
+    and the worst micrograph to --output_dir (BUNDLE/eval).
+    Example: carde-monai evaluate data --bundle mybundle --output_dir results
 
     Args:
         dataset: folder that prepare wrote.
         bundle: folder of the trained bundle.
-        overrides: ids of the configs and their values, such as --sections "['test']" --output_dir out.
+        overrides: settings of configs/train.json and configs/evaluate.json by their names, such as
+            --sections test, --fold 0 or --output_dir results.
     """
     _run_training(["train", "evaluate"], dataset, bundle, overrides)
 
@@ -121,10 +145,11 @@ def segment(
     pixel_size: float | None = None,
     **overrides: Any,
 ) -> None:
-    """Segment a folder of raw SEM files (or a prepared data set): masks, calibrated probabilities, pictures.
+    """Segment a folder of raw SEM files, or a prepared data set: masks, calibrated probabilities, pictures.
 
     Writes per micrograph <name>_mask.png (0/255), <name>_probability.tif (float32), <name>_confidence.png and
-    <name>_overlay.png; what could not be read is listed in failures.csv (exit status 3), the others are done.
+    <name>_overlay.png; what could not be read is listed in failures.csv, and the others are done.
+    Example: carde-monai segment raw out --bundle mybundle
 
     Args:
         source: folder of microscope files, or a folder that prepare wrote.
@@ -132,24 +157,27 @@ def segment(
         bundle: folder of a trained bundle; the packaged one if not given.
         detectors: 2 for SE2/InLens pairs; 1 for single images (TIFF or PNG of any name).
         pixel_size: micrometres per pixel; wins over the files' own metadata.
-        overrides: ids of the configs and their values, such as --weights other.pt.
+        overrides: settings of configs/inference.json and configs/segment.json by their names, such as
+            --weights other.pt or --window_size 512,512.
     """
     from carde_monai import bundles
 
     root = Path(bundle) if bundle else bundles.packaged_bundle()
     configs = ["inference", "segment"]
-    overrides = {"dataset_dir": str(source), "output_dir": str(dest), **overrides}
-    if not (Path(source) / "datalist.json").is_file():
+    overrides = {"dataset_dir": source, "output_dir": dest, **overrides}
+    if not any(Path(source, "images").glob("*.nii.gz")):
         configs.insert(1, "sem")
         overrides |= {"detectors": detectors, "pixel_size": pixel_size}
     bundles.run(root, configs, overrides, training=False)
 
 
 def demo(dest: str = "demo_out") -> None:
-    """Everything once, on synthetic steel: synthesize, prepare, train, calibrate, evaluate, segment (minutes).
+    """Do everything once, on synthetic steel: synthesize, prepare, train, calibrate, evaluate, segment.
+
+    Takes minutes, prints a table of network and baseline, and says where to look and what to do next.
 
     Args:
-        dest: folder to write to; made if missing.
+        dest: folder to write to; made if missing. That of an earlier demo is written anew.
     """
     from carde_monai.demo import demo as run
 
@@ -157,38 +185,61 @@ def demo(dest: str = "demo_out") -> None:
 
 
 VERBS = {verb.__name__: verb for verb in (demo, synthesize, prepare, train, calibrate, evaluate, segment)}
+NOTES = """
+
+NOTES
+    carde-monai VERB --help tells more. Anywhere: --debug shows where in the program an error arose.
+    carde-monai --version tells the version.
+    Exit status: 0 everything was done; 2 wrong usage or unusable input; 3 some micrographs failed (listed in
+    failures.csv), the others were done; 130 stopped by Ctrl-C."""
 
 
 def _run_training(configs: list[str], dataset: str, bundle: str, overrides: dict[str, Any]) -> None:
-    from carde_monai import bundles
+    from carde_monai import bundles, datalist
 
-    root = bundles.working_bundle(bundle)
-    bundles.run(root, configs, {"dataset_dir": str(dataset), **overrides}, training=True)
-
-
-def _input_error(error: BaseException | None) -> InputError | None:
-    """The user's mistake that caused ``error``, which MONAI has wrapped in exceptions of its own."""
-    while error is not None and not isinstance(error, InputError):
-        error = error.__cause__ or error.__context__
-    return error
+    overrides = {"dataset_dir": dataset, **overrides}
+    root = Path(bundle)
+    if configs == ["train"] and not root.exists():
+        # a mistyped folder or option must not leave a new bundle behind
+        bundles.check_overrides(bundles.config_files(bundles.packaged_bundle(), configs), overrides)
+        for section in ("training", "validation"):
+            datalist.load(dataset, section, overrides.get("fold"))
+    if configs == ["train"]:
+        root = bundles.working_bundle(bundle)
+    bundles.run(root, configs, overrides, training=True)
 
 
 def main() -> None:
     """Entry point; exit status 0 if everything was done, 3 if some micrographs failed, 2 for wrong usage."""
-    import fire
-
+    argv = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if argv == ["--version"]:
+        print(f"carde-monai {__version__}")
+        return
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("carde_monai").setLevel(logging.INFO)
     try:
-        fire.Fire(VERBS, name="carde-monai")
+        call = parse(argv, VERBS, NOTES)
+        if call is not None:
+            call()
     except KeyboardInterrupt:
-        sys.exit(130)
+        _close_progress_bars()
+        sys.exit(INTERRUPTED)
     except Exception as error:
-        mistake = _input_error(error)
-        if mistake is None or "--debug" in sys.argv:
+        _close_progress_bars()
+        mistake = user_mistake(error)
+        if mistake is None:
             raise
+        if "--debug" in sys.argv:
+            traceback.print_exc()
         print(f"carde-monai: {mistake}", file=sys.stderr)
         sys.exit(WRONG_USAGE)
+
+
+def _close_progress_bars() -> None:
+    """Clear the bars that ignite leaves open on an error, so that what follows has a line of its own."""
+    if "tqdm" in sys.modules:
+        for bar in list(sys.modules["tqdm"].tqdm._instances):
+            bar.close()
 
 
 if __name__ == "__main__":

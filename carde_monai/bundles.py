@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
+from fire.parser import DefaultParseValue
+from ignite.engine import Engine
+from monai.apps import get_logger
+from monai.bundle import ConfigWorkflow
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
+from carde_monai.bundle_checks import check_overrides, check_places, explained
 from carde_monai.errors import InputError
 
 logger = logging.getLogger("carde_monai")
@@ -39,6 +43,21 @@ def working_bundle(path: str | Path) -> Path:
     return path
 
 
+def config_files(bundle: Path, configs: Sequence[str]) -> list[str]:
+    """Paths of the configs of these names.
+
+    Raises:
+        InputError: one of them is missing.
+    """
+    files = [bundle / "configs" / f"{name}.json" for name in configs]
+    for file in files:
+        if not file.is_file():
+            wrong = "there is no such file" if bundle.is_dir() else "there is no such bundle"
+            remedy = "--bundle must name the folder of a bundle, which carde-monai train makes"
+            raise InputError(file if bundle.is_dir() else bundle, wrong, remedy)
+    return [str(file) for file in files]
+
+
 def run(bundle: Path, configs: Sequence[str], overrides: Mapping[str, Any], training: bool) -> ConfigWorkflow:
     """Print the equivalent ``monai.bundle`` command, check the overrides, then initialize, run and finalize.
 
@@ -49,26 +68,42 @@ def run(bundle: Path, configs: Sequence[str], overrides: Mapping[str, Any], trai
         training: whether the configs describe a training workflow (else inference), as ``monai.bundle`` asks.
 
     Raises:
-        InputError: a config is missing, or an override names nothing in the configs.
+        InputError: a config is missing, an override names nothing in the configs or does not fit there, the
+            weights are missing or another network's.
     """
-    files = [str(bundle / "configs" / f"{name}.json") for name in configs]
-    for file in files:
-        if not Path(file).is_file():
-            raise InputError(file, "not found", "--bundle must name the root folder of a bundle")
+    files = config_files(bundle, configs)
     overrides = {"bundle_root": str(bundle), **overrides}
+    # a,b is a tuple on the command line
+    overrides = {key: list(one) if isinstance(one, tuple) else one for key, one in overrides.items()}
     check_overrides(files, overrides)
     logger.info("%s", command(files, overrides))
-    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of logging_file=False
+    _quiet()
     workflow = ConfigWorkflow(
         config_file=files,
-        logging_file=False,  # the logging of a program is the program's; configs/logging.conf is for monai.bundle
+        logging_file=False,  # logging is the program's own; configs/logging.conf is for monai.bundle
         workflow_type="train" if training else "infer",
         **overrides,
     )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    with explained(workflow.parser, overrides):
+        check_places(workflow.parser)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
     return workflow
+
+
+def _quiet() -> None:
+    """Leave an exception to whoever catches it; ignite and MONAI would log it too, with tracebacks."""
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of logging_file=False
+    engines = (SupervisedTrainer, SupervisedEvaluator)
+    loggers = [logging.getLogger(f"{Engine.__module__}.{engine.__name__}") for engine in engines]
+    # MONAI's own function, for it gives a logger its handler only when it makes it
+    for one in (*loggers, get_logger("monai.handlers.StatsHandler")):
+        one.addFilter(_is_no_error)
+
+
+def _is_no_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
 
 
 def command(files: Sequence[str], overrides: Mapping[str, Any]) -> str:
@@ -76,36 +111,12 @@ def command(files: Sequence[str], overrides: Mapping[str, Any]) -> str:
     settings = {"config_file": files[0] if len(files) == 1 else list(files), **overrides}
     words = ["python -m monai.bundle run"]
     for key, value in settings.items():
-        text = value if isinstance(value, str) else repr(value)
+        # MONAI's command line is Fire, too, and would make a number of a folder 2024 and a flag of -x
+        plain = isinstance(value, str) and DefaultParseValue(value) == value and value[:1] != "-"
+        text = value if plain else repr(value)
         # double quotes around Python's single ones: readable, and what the documentation shows
         words += [
             f"--{key}",
-            f'"{text}"' if "'" in text and not set(text) & set('"$`\\') else shlex.quote(text),
+            f'"{text}"' if "'" in text and not set(text) & set('"$`\\!') else shlex.quote(text),
         ]
     return " ".join(words)
-
-
-def check_overrides(files: Sequence[str], overrides: Mapping[str, Any]) -> None:
-    """Reject an override that names nothing: MONAI would accept it in silence.
-
-    Raises:
-        InputError: names the unknown id and the nearest known ones.
-    """
-    parser = ConfigParser()
-    parser.read_config(list(files))
-    for key in overrides:
-        if key not in parser:
-            known = list(_ids(parser.get()))
-            near = difflib.get_close_matches(key.replace("::", "#"), known, n=3, cutoff=0.6)
-            hint = (
-                f"did you mean --{' or --'.join(near)}?" if near else "see configs/train.json for the names"
-            )
-            raise InputError(f"--{key}", "is no setting of this bundle", hint)
-
-
-def _ids(config: Any, prefix: str = "") -> Iterator[str]:
-    """All addressable ids of a config, outer before inner."""
-    if isinstance(config, dict):
-        for key, value in config.items():
-            yield f"{prefix}{key}"
-            yield from _ids(value, f"{prefix}{key}#")

@@ -5,24 +5,27 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from carde_monai import bundles
-from carde_monai.errors import InputError, write_failures
+from carde_monai.errors import InputError
 from carde_monai.prepare import prepare
 from carde_monai.synthetic import synthesize
 
 SIZE = (704, 1024)  # a quarter of a microscope's frame, so that everything fits into six minutes on two cores
 SPLIT = "10,1,1"
-# A short training: few, small batches and a learning rate ten times the default, which is meant for hours.
+# A short training: few, small batches and a higher learning rate than the default, which is meant for hours.
 TRAINING: dict[str, Any] = {
-    "max_epochs": 12,
-    "epoch_length": 20,
+    "max_epochs": 13,
+    "epoch_length": 32,
+    "roi_size": [96, 96],
     "batch_size": 16,
     "crops_per_micrograph": 4,
-    "learning_rate": 0.002,
+    "learning_rate": 0.003,
+    "lr_patience": 0,
     "experiment_name": "demo",
 }
 
@@ -36,8 +39,11 @@ def demo(dest: Path) -> None:
     raw, data, bundle, results, segmented = (
         dest / name for name in ("raw", "data", "bundle", "results", "segmented")
     )
-    if dest.is_file() or (dest.is_dir() and any(dest.iterdir()) and not raw.is_dir()):
+    mark = dest / ".carde-monai-demo"  # only what a demo has made is ever deleted
+    if dest.is_file() or (dest.is_dir() and any(dest.iterdir()) and not mark.is_file()):
         raise InputError(dest, "is not a folder of an earlier demo", "name a new folder")
+    dest.mkdir(parents=True, exist_ok=True)
+    mark.touch()
     for stale in (raw, data, bundle, segmented):
         shutil.rmtree(stale, ignore_errors=True)
     start = time.monotonic()
@@ -47,7 +53,7 @@ def demo(dest: Path) -> None:
     synthesize(raw, sum(map(int, SPLIT.split(","))), SIZE, "jfl", seed=1)
     synthesize(raw / "hold-out", 2, SIZE, "anp", seed=2)
     _say("2/6 prepare", "read the microscope's files, cut the info bar, split by micrograph")
-    write_failures(prepare(raw, data, split=SPLIT), data / "failures.csv")
+    prepare(raw, data, split=SPLIT)
     bundle = bundles.working_bundle(bundle)
     _say("3/6 train", "BasicUNet on 10 micrographs; the best epoch on the validation micrograph is kept")
     bundles.run(bundle, ["train"], common | TRAINING, training=True)
@@ -92,16 +98,20 @@ def _table(results: Path, bundle: Path) -> str:
 
 
 def _next_commands(dest: Path, results: Path, segmented: Path, bundle: Path) -> str:
-    database = shlex.quote(f"sqlite:///{(results / 'mlflow.db').resolve()}")
+    """What to look at and what to type next, ready to copy."""
+    programs = Path(sys.executable).parent
+    database = f"sqlite:///{(results / 'mlflow.db').resolve()}"
+    mlflow = shlex.join([str(programs / "mlflow"), "ui", "--backend-store-uri", database])
+    segment = shlex.join([str(programs / "carde-monai"), "segment", "FOLDER", "OUT", "--bundle", str(bundle)])
     return f"""
-Look at
-  {segmented}/*_overlay.png, *_confidence.png     the hold-out steel, segmented
-  {results}/overlay_worst.png, box_plot.png         network and baseline against the truth
-  {results}/reliability.png, training_curve.png     calibration, training
-  {dest}/data/quicklook/                            what the network was trained on
+Look at the pictures
+  {segmented}: *_overlay.png and *_confidence.png, the hold-out steel
+  {results}: overlay_worst.png and box_plot.png, network and baseline against the truth
+  {results}: reliability.png and training_curve.png, calibration and training
+  {dest / "data" / "quicklook"}: what the network was trained on
 Browse the experiment
-  mlflow ui --backend-store-uri {database}
-Segment your own micrographs
-  carde-monai segment YOUR_FOLDER OUT --bundle {shlex.quote(str(bundle))}
-(mlflow and carde-monai are in {Path(shutil.which("carde-monai") or "carde-monai").parent})
+  {mlflow}
+  then open http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning
+Segment your own micrographs (--detectors 1 for single images)
+  {segment}
 """

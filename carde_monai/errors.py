@@ -18,6 +18,20 @@ class InputError(ValueError):
         super().__init__(" ".join(f"{subject}: {wrong}{'; ' + remedy if remedy else ''}".split()))
 
 
+def user_mistake(error: BaseException | None) -> InputError | None:
+    """The cause of ``error`` that a user can mend, below what MONAI has wrapped around it; None for a bug.
+
+    That is an `InputError`, or what the system says of a file: no permission, a full disk.
+    """
+    while error is not None:
+        if isinstance(error, InputError):
+            return error
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            return InputError(error.filename, error.strerror, "check the path, its permissions and the disk")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
 @dataclass(frozen=True)
 class Failure:
     """One micrograph or file of a folder that could not be processed; the others were."""
@@ -32,7 +46,7 @@ def write_failures(failures: Iterable[Failure], path: Path) -> None:
     if not rows:
         path.unlink(missing_ok=True)
         return
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("name", "reason"), *rows])
 
 

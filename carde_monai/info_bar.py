@@ -56,7 +56,7 @@ def find_info_bar(image: Array) -> int:
     bar = len(rows.level) - top
     if top < 1 or not SMALLEST * height <= bar <= LARGEST * height:
         return 0
-    return bar if _is_step(rows, top, paper, height) and _has_text(rows, top, paper) else 0
+    return bar if _is_step(rows, top) and _has_text(rows, top, paper) else 0
 
 
 def common_info_bar(images: Sequence[Array], stated: Sequence[int | None] = ()) -> tuple[int, list[str]]:
@@ -86,7 +86,7 @@ def _listed(heights: Sequence[int]) -> str:
 
 
 def _margin(height: int) -> int:
-    """Rows above a bar that must be image; a border line may take half as many."""
+    """Rows that are looked at above the highest bar; a border line may take half as many."""
     return max(4, height // 64)
 
 
@@ -116,11 +116,9 @@ def _top(rows: _Rows, paper: float, height: int) -> int:
     return top - border if border <= _margin(height) // 2 else top  # more is image: black, or saturated
 
 
-def _is_step(rows: _Rows, top: int, paper: float, height: int) -> bool:
-    """Whether the image above the strip is none of its background, and the change comes in one row."""
-    above = slice(max(0, top - _margin(height)), top)
-    edge = rows.share(float(rows.level[top]))[top - 1]
-    return bool(rows.share(paper)[above].mean() < 0.5 and edge < 0.5)
+def _is_step(rows: _Rows, top: int) -> bool:
+    """Whether the last row of the image is not of the level of the strip's first, a border or background."""
+    return bool(rows.share(float(rows.level[top]))[top - 1] < 0.5)
 
 
 def _has_text(rows: _Rows, top: int, paper: float) -> bool:

@@ -16,7 +16,8 @@ def bf16_is_fast(device: torch.device | str) -> bool:
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.cpu._is_amx_tile_supported()
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # torch has no public name for it
+    return bool(supported and supported())
 
 
 def autocast(network: nn.Module, enabled: bool) -> nn.Module:

@@ -146,6 +146,8 @@ def _share(
     names: list[str], table: int | dict[str, int] | None, split: str | Sequence[float], seed: int
 ) -> dict[str, tuple[str, int | None]]:
     """Section and fold of each labelled micrograph that is not held out."""
+    if type(seed) is not int:
+        raise InputError(f"--seed {seed}", "not a whole number", "give for example 0")
     if table is None:
         parts = datalist.split(names, split, seed)
         return {name: (section, None) for section, members in parts.items() for name in members}

@@ -191,7 +191,7 @@ def pixel_affine(pixel_size_um: float | None) -> npt.NDArray[np.float64]:
 def scan(folder: str | Path, detectors: int = 2, pixel_size: float | None = None) -> Scan:
     """Find the micrographs of a folder and read each once, so that a bad file fails here and not in a loop.
 
-    Each failure and warning is logged once. Raises InputError when nothing at all is usable.
+    Warnings are logged; the failures are for the caller to tell. Raises InputError when nothing is usable.
     """
     check_pixel_size(pixel_size)
     micrographs, failures = find_micrographs(folder, detectors)
@@ -211,8 +211,6 @@ def scan(folder: str | Path, detectors: int = 2, pixel_size: float | None = None
         # the file that gives the micrograph its name stands first: MONAI names outputs after it
         named = sorted(one.paths, key=lambda path: not one.name.endswith(path.stem))
         found.items.append({"image": [str(path) for path in (named * 2)[:2]], "name": one.name})
-    for failure in found.failures:
-        logger.error("%s: %s", failure.name, failure.reason)
     if unknown:
         logger.warning(
             "%s: pixel size unknown for %d of %d micrographs (first %s); results will be in pixels, "

@@ -127,7 +127,9 @@ def dataset_facts(datalist: Path) -> dict[str, str]:
     """
     digest = hashlib.sha256()
     try:
-        lists = {k: v for k, v in json.loads(datalist.read_text()).items() if isinstance(v, list)}
+        lists = {
+            k: v for k, v in json.loads(datalist.read_text(encoding="utf-8")).items() if isinstance(v, list)
+        }
         digest.update(json.dumps(lists, sort_keys=True).encode())
         items = [item for listed in lists.values() for item in listed]
         for name in sorted({item[key] for item in items for key in ("image", "label") if key in item}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,10 @@ SHORT = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_cores() -> None:
-    torch.set_num_threads(2)
+def one_thread() -> None:
+    """Small tensors gain nothing from more, and threads that spin on a busy machine lose minutes."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,38 @@
+"""The demo, with frames and a training small enough for a test."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SHORT, SMALL
+
+from carde_monai import demo
+from carde_monai.errors import InputError
+
+
+def test_demo_runs_through_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(demo, "SIZE", (160, 208))
+    monkeypatch.setattr(demo, "SPLIT", "3,1,1")
+    monkeypatch.setattr(demo, "TRAINING", SMALL | SHORT | {"experiment_name": "demo"})
+    dest = tmp_path / "out"
+    for _ in range(2):
+        demo.demo(dest)
+    printed = capsys.readouterr().out
+    for part in ("test, micrographs", "holdout, tiles", "ECE", "mlflow ui", f"--bundle {dest / 'bundle'}"):
+        assert part in printed
+    assert str(Path(sys.executable).parent) in printed
+    names = {path.name for path in (dest / "segmented").iterdir()}
+    assert {"anp_001_mask.png", "anp_003_overlay.png"} <= names
+    summary = json.loads((dest / "results" / "summary.json").read_text())
+    assert set(summary["sections"]) == {"test", "holdout"}
+
+
+def test_demo_leaves_other_folders_alone(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "mine_001.tif").touch()
+    with pytest.raises(InputError, match="not a folder of an earlier demo"):
+        demo.demo(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["mine_001.tif"]
