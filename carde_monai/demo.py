@@ -19,7 +19,7 @@ SIZE = (704, 1024)  # a quarter of a microscope's frame, so that everything fits
 SPLIT = "10,1,1"
 # A short training: few, small batches and a higher learning rate than the default, which is meant for hours.
 TRAINING: dict[str, Any] = {
-    "max_epochs": 13,
+    "max_epochs": 12,
     "epoch_length": 32,
     "roi_size": [96, 96],
     "batch_size": 16,
