@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import random
@@ -52,6 +53,36 @@ def load(
     if missing := check_missing_files(items, ("image", "label"), allow_missing_keys=True):
         raise InputError(missing[0], "listed in the data set but missing", f"prepare {root} again")
     return items
+
+
+def counts(dataset_dir: str | Path, fold: int | None = None) -> dict[str, int]:
+    """Number of micrographs in each section; with folds and ``fold=None`` all of them count as training."""
+    root = Path(dataset_dir).absolute()
+    parts = read(root)
+    if fold is not None:
+        parts = _by_fold(root, parts, fold, SPLIT)
+    return {name: len(parts[name]) for name in SECTIONS}
+
+
+def digest(dataset_dir: str | Path) -> str:
+    """Fingerprint of a prepared data set: 16 hexadecimal digits of the SHA-256 of its sections and files.
+
+    The same micrographs, labels and split give the same digest in any folder. Raises InputError when a file
+    is missing or unreadable.
+    """
+    root = Path(dataset_dir).absolute()
+    parts = read(root)
+    total = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    files = [
+        item[key] for part in parts.values() for item in part for key in ("image", "label") if key in item
+    ]
+    for file in files:
+        try:
+            with (root / file).open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise InputError(root / file, f"unreadable ({error.strerror})", "prepare again") from error
+    return total.hexdigest()[:16]
 
 
 def split(names: Iterable[str], weights: str | Sequence[float], seed: int = 0) -> dict[str, list[str]]:

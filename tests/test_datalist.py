@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,13 @@ def test_sections_have_absolute_paths_and_the_keys_of_a_batch(tmp_path: Path) ->
     assert datalist.load(tmp_path, "unlabelled")[0].keys() == {"image", "name", "section"}
     scored = datalist.load(tmp_path, ["test", "holdout"])
     assert [(item["name"], item["section"]) for item in scored] == [("c", "test")]
+    assert datalist.counts(tmp_path) == {
+        "training": 2,
+        "validation": 0,
+        "test": 1,
+        "holdout": 0,
+        "unlabelled": 1,
+    }
 
 
 def test_the_fold_before_the_test_fold_is_for_validation(tmp_path: Path) -> None:
@@ -140,6 +148,7 @@ def test_the_fold_before_the_test_fold_is_for_validation(tmp_path: Path) -> None
         assert _names(datalist.load(tmp_path, "test", fold)) == test
         assert _names(datalist.load(tmp_path, ["test", "holdout"], fold)) == test + "h"
     assert _names(datalist.load(tmp_path, "holdout")) == "h"
+    assert datalist.counts(tmp_path, 5)["training"] == 3
     with pytest.raises(InputError, match="has folds 0, 1, 2, 4, 5; choose the test fold"):
         datalist.load(tmp_path, "training")
     with pytest.raises(InputError, match="no fold 3; choose from folds 0, 1, 2, 4, 5"):
@@ -169,6 +178,8 @@ def test_what_is_missing_is_said_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "labels/a.nii.gz").unlink()
     with pytest.raises(InputError, match=r"a.nii.gz: listed in the data set but missing"):
         datalist.load(tmp_path, "training")
+    with pytest.raises(InputError, match=r"labels/a.nii.gz: unreadable"):
+        datalist.digest(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +211,16 @@ def test_a_training_micrograph_needs_its_label(tmp_path: Path) -> None:
     (tmp_path / "datalist.json").write_text(json.dumps({"training": [item]}))
     with pytest.raises(InputError, match="training micrograph a has no label"):
         datalist.load(tmp_path, "training")
+
+
+def test_digest_sees_contents_and_split_but_not_the_place(tmp_path: Path) -> None:
+    first = _dataset(tmp_path / "first", training=["a", "b"], test=["c"])
+    digest = datalist.digest(first)
+    assert len(digest) == 16
+    assert datalist.digest(shutil.copytree(first, tmp_path / "copy")) == digest
+    assert datalist.digest(_dataset(tmp_path / "other", training=["a"], test=["b", "c"])) != digest
+    (first / "labels/c.nii.gz").write_text("corrected by hand")
+    assert datalist.digest(first) != digest
 
 
 def test_fold_table_matches_whole_names_and_ends(tmp_path: Path) -> None:
