@@ -8,21 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from engines import CPU, loader, trainer
 from ignite.engine import Engine, Events
-from monai.data import DataLoader
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines import SupervisedEvaluator
 from monai.handlers import CheckpointLoader, CheckpointSaver, LrScheduleHandler, ValidationHandler
 
 from carde_monai import report
 from carde_monai.handlers.history import EpochFigures, History, scalars
-
-CPU = torch.device("cpu")
-
-
-def loader(labels: list[float]) -> DataLoader:
-    """Images of 8 x 8 px with constant labels, in batches of 4."""
-    items: Any = [{"image": torch.rand(1, 8, 8), "label": torch.full((1, 8, 8), value)} for value in labels]
-    return DataLoader(items, batch_size=4)
 
 
 def evaluator() -> SupervisedEvaluator:
@@ -34,21 +26,6 @@ def evaluator() -> SupervisedEvaluator:
         engine.state.metrics = {"val_dice": torch.tensor(engine.state.epoch / 10), "vector": torch.ones(3)}
 
     return engine
-
-
-def trainer(handlers: list[Any], epochs: int = 2, **options: Any) -> SupervisedTrainer:
-    """The loss of a batch is the mean of its labels; learning rate 0.1."""
-    network = torch.nn.Conv2d(1, 1, 1)
-    return SupervisedTrainer(
-        device=CPU,
-        max_epochs=epochs,
-        train_data_loader=loader([0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
-        network=network,
-        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
-        loss_function=lambda prediction, label: label.mean() + 0 * prediction.mean(),
-        train_handlers=handlers,
-        **options,
-    )
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 import torch
+from engines import CPU, loader, trainer
 from hypothesis import given
 from hypothesis import strategies as st
 from ignite.engine import Engine, Events
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from monai.bundle import ConfigParser
-from monai.data import DataLoader
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines import SupervisedEvaluator
 from monai.handlers import StatsHandler, ValidationHandler, from_engine
 
 from carde_monai import outbox, tracking
@@ -31,7 +31,6 @@ from carde_monai.errors import InputError
 from carde_monai.handlers.tracking import MLflowEvaluation, MLflowTraining, find_files
 from carde_monai.outbox import Outbox
 
-CPU = torch.device("cpu")
 # MLflow's own use of SQLAlchemy, when the database is opened
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -52,11 +51,6 @@ def run_file(tmp_path: Path) -> Path:
     return tmp_path / "models" / "mlflow_run.json"
 
 
-def loader(labels: list[float]) -> DataLoader:
-    items: Any = [{"image": torch.rand(1, 8, 8), "label": torch.full((1, 8, 8), value)} for value in labels]
-    return DataLoader(items, batch_size=4)
-
-
 def make_evaluator(handlers: list[Any] | None = None) -> SupervisedEvaluator:
     """Its metric val_dice is the number of the epoch divided by 10."""
     network = torch.nn.Conv2d(1, 1, 1)
@@ -69,20 +63,6 @@ def make_evaluator(handlers: list[Any] | None = None) -> SupervisedEvaluator:
         engine.state.metrics = {"val_dice": torch.tensor(engine.state.epoch / 10)}
 
     return engine
-
-
-def make_trainer(handlers: list[Any], epochs: int = 2) -> SupervisedTrainer:
-    """The loss of an epoch is 2.5; 2 iterations an epoch."""
-    network = torch.nn.Conv2d(1, 1, 1)
-    return SupervisedTrainer(
-        device=CPU,
-        max_epochs=epochs,
-        train_data_loader=loader([0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
-        network=network,
-        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
-        loss_function=lambda prediction, label: label.mean() + 0 * prediction.mean(),
-        train_handlers=handlers,
-    )
 
 
 def runs(store: str, experiment: str) -> list[Run]:
@@ -114,7 +94,7 @@ def test_a_training(store: str, experiment: str, run_file: Path, tmp_path: Path)
     handler = MLflowTraining(
         store, run_file, validator, data, [tmp_path / "*.json", tmp_path / "overlays"], experiment, "first"
     )
-    make_trainer([handler, ValidationHandler(1, validator)]).run()
+    trainer([handler, ValidationHandler(1, validator)]).run()
     (run,) = runs(store, experiment)
     assert run.info.status == "FINISHED" and run.info.run_name == "first"
     assert history(store, run, "loss") == [(1, 2.5), (2, 2.5)]
@@ -136,7 +116,7 @@ def test_a_training(store: str, experiment: str, run_file: Path, tmp_path: Path)
 
 
 def test_artifacts_of_sqlite_lie_beside_it(store: str, experiment: str, run_file: Path) -> None:
-    make_trainer([MLflowTraining(store, run_file, experiment_name=experiment)], epochs=1).run()
+    trainer([MLflowTraining(store, run_file, experiment_name=experiment)], epochs=1).run()
     folder = Path(store.removeprefix("sqlite:///")).parent / "mlartifacts"
     assert runs(store, experiment)[0].info.artifact_uri.startswith(folder.as_uri())
 
@@ -157,7 +137,7 @@ def test_the_config_of_the_running_bundle_is_recorded(store: str, experiment: st
     parser.update(
         {"handler::run_file": str(run_file), "handler::experiment_name": experiment, "max_epochs": 1}
     )
-    engine = make_trainer([parser.get_parsed_content("handler")], epochs=1)
+    engine = trainer([parser.get_parsed_content("handler")], epochs=1)
     engine.run()
     (run,) = runs(store, experiment)
     expected = {
@@ -177,7 +157,7 @@ def test_the_config_of_the_running_bundle_is_recorded(store: str, experiment: st
 def test_more_parameters_than_mlflow_takes_at_once(store: str, experiment: str, run_file: Path) -> None:
     handler = MLflowTraining(store, run_file, experiment_name=experiment)
     handler.config = {f"id{i}": "x" * 7000 for i in range(250)} | {"ümläut [%]": 1}
-    make_trainer([handler], epochs=1).run()
+    trainer([handler], epochs=1).run()
     (run,) = runs(store, experiment)
     assert len([key for key in run.data.params if key.startswith("id")]) == 250
     assert len(run.data.params["id7"]) == 6000
@@ -189,7 +169,7 @@ def test_more_parameters_than_mlflow_takes_at_once(store: str, experiment: str, 
 def test_calibration_and_evaluation_continue_the_run(
     store: str, experiment: str, run_file: Path, tmp_path: Path
 ) -> None:
-    make_trainer([MLflowTraining(store, run_file, experiment_name=experiment)]).run()
+    trainer([MLflowTraining(store, run_file, experiment_name=experiment)]).run()
     table = tmp_path / "metrics.csv"
     table.write_text("name,dice")
     for stage in ("calibration", "evaluation"):
@@ -228,7 +208,7 @@ def test_trainings_never_share_a_run(store: str, experiment: str, run_file: Path
     assert unfinished._outbox.close()
     for name in ("same", None, None):
         torch.manual_seed(0)
-        make_trainer([MLflowTraining(store, run_file, experiment_name=experiment, run_name=name)], 1).run()
+        trainer([MLflowTraining(store, run_file, experiment_name=experiment, run_name=name)], 1).run()
     found = runs(store, experiment)
     assert len({run.info.run_id for run in found}) == len({run.info.run_name for run in found}) == 4
     assert [run.info.status for run in found] == ["RUNNING", "FINISHED", "FINISHED", "FINISHED"]
@@ -248,7 +228,7 @@ def test_a_training_that_ends_early_is_closed_and_still_raises(
     if stats_first:  # its handler of EXCEPTION_RAISED raises, so that no later one is called
         logging.getLogger("stats").setLevel(logging.INFO)
         handlers.insert(0, StatsHandler(name="stats", output_transform=from_engine(["loss"], first=True)))
-    engine = make_trainer(handlers)
+    engine = trainer(handlers)
 
     @engine.on(Events.ITERATION_COMPLETED(once=3))
     def fail() -> None:
@@ -266,7 +246,7 @@ def test_missing_artifacts_are_one_warning(
     store: str, experiment: str, run_file: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     names: list[str | Path] = ["", tmp_path / "model.pt", f"{tmp_path}/*.png"]
-    make_trainer([MLflowTraining(store, run_file, artifacts=names, experiment_name=experiment)], 1).run()
+    trainer([MLflowTraining(store, run_file, artifacts=names, experiment_name=experiment)], 1).run()
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "model.pt" in record.message and "*.png" in record.message
 
@@ -286,13 +266,13 @@ def test_only_rank_0_records(
     store: str, experiment: str, run_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ignite.distributed.get_rank", lambda: 1)
-    make_trainer([MLflowTraining(store, run_file, experiment_name=experiment)]).run()
+    trainer([MLflowTraining(store, run_file, experiment_name=experiment)]).run()
     assert MlflowClient(store).get_experiment_by_name(experiment) is None and not run_file.exists()
 
 
 @pytest.mark.parametrize("nowhere", [None, ""])
 def test_switched_off(nowhere: str | None, run_file: Path) -> None:
-    make_trainer([MLflowTraining(nowhere, run_file)]).run()
+    trainer([MLflowTraining(nowhere, run_file)]).run()
     make_evaluator([MLflowEvaluation(nowhere, run_file, "evaluation")]).run()
     assert not run_file.exists()
 
@@ -301,7 +281,7 @@ def test_the_argument_wins_over_the_environment(
     store: str, experiment: str, run_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    make_trainer([MLflowTraining(store, run_file, experiment_name=experiment)], 1).run()
+    trainer([MLflowTraining(store, run_file, experiment_name=experiment)], 1).run()
     assert len(runs(store, experiment)) == 1
     assert os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9"
 
@@ -399,7 +379,7 @@ def train(
 ) -> list[str]:
     """Train three epochs, calling ``at`` with the number of each; all epochs must run. The warnings."""
     epochs = []
-    engine = make_trainer([MLflowTraining(address, run_file, experiment_name="x")], epochs=3)
+    engine = trainer([MLflowTraining(address, run_file, experiment_name="x")], epochs=3)
 
     @engine.on(Events.EPOCH_COMPLETED)
     def note(engine: Engine) -> None:

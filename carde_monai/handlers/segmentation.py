@@ -13,8 +13,7 @@ from monai.utils import convert_to_numpy
 
 from carde_monai.errors import Failure, InputError
 from carde_monai.report import write_segmentation
-
-NIFTI_UNITS_MICRON = 3  # nifti1.h; the lower three bits of xyzt_units are the unit of space
+from carde_monai.sem import MICRON
 
 
 class SegmentationWriter:
@@ -92,6 +91,6 @@ def source_file(item: Mapping[str, Any]) -> str | None:
 def pixel_size_um(image: Any) -> float | None:
     """Pixel size in micrometres from the affine of an image whose meta data says micron; else None."""
     meta = getattr(image, "meta", {})
-    if int(meta.get("xyzt_units", 0)) & 7 != NIFTI_UNITS_MICRON:
+    if int(meta.get("xyzt_units", 0)) & 7 != MICRON:  # the lower three bits are the unit of space
         return None
     return float(affine_to_spacing(image.affine, r=2)[1])  # along the rows, where the scale bar lies
