@@ -15,12 +15,8 @@ import logging
 import os
 import re
 import secrets
-import shlex
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +34,10 @@ from monai.bundle import ConfigParser
 
 from carde_monai.errors import InputError
 from carde_monai.outbox import Outbox, refused
+from carde_monai.provenance import without_password
 
 logger = logging.getLogger("carde_monai")
 
-PACKAGES = ("carde_monai", "torch", "monai", "pytorch-ignite", "mlflow", "SimpleITK")
 STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 NEW_DATABASE = 60.0  # seconds: MLflow creates some fifty tables, which takes one on an idle machine
 UPLOAD_SPEED = 1e6  # bytes a second; a server that takes a file more slowly counts as silent
@@ -78,34 +74,6 @@ def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str
             key = re.sub(r"[^\w./: -]", "_", f"{prefix}{name}")[:MAX_ENTITY_KEY_LENGTH]
             flat[key] = str(value)[:MAX_PARAM_VAL_LENGTH]
     return flat
-
-
-def without_password(text: str) -> str:
-    """The text without the ``user:password@`` of the addresses in it."""
-    return re.sub(r"(?<=://)[^/@\s\"']+@", "", text)
-
-
-def environment() -> dict[str, str]:
-    """Versions of packages, git commit of this package ("" if it is in no repository), command line."""
-    facts = {}
-    for name in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            facts[f"version/{name}"] = version(name)
-    facts["run/git_commit"] = git_commit(Path(__file__))
-    facts["run/command"] = without_password(shlex.join(sys.orig_argv))[:MAX_PARAM_VAL_LENGTH]
-    return facts
-
-
-def git_commit(file: Path) -> str:
-    """Commit of the repository that tracks ``file``, ``-dirty`` with local changes; "" if none does."""
-    git = ["git", "-C", str(file.parent)]
-    tracked = [*git, "ls-files", "--error-unmatch", file.name]  # fails for site-packages inside a repository
-    describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        subprocess.run(tracked, capture_output=True, check=True, timeout=5)
-        return subprocess.run(describe, capture_output=True, check=True, timeout=5, text=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def network_facts(network: torch.nn.Module | None, device: torch.device | None) -> dict[str, str]:
@@ -205,7 +173,7 @@ class MLflowRun:
             self.id, self.name = run.info.run_id, run.info.run_name
 
         def log_params(client: MlflowClient) -> None:
-            entries = [Param(key, value) for key, value in params.items()]
+            entries = [Param(key, value[:MAX_PARAM_VAL_LENGTH]) for key, value in params.items()]
             for start in range(0, len(entries), MAX_PARAMS_TAGS_PER_BATCH):
                 client.log_batch(self.id, params=entries[start : start + MAX_PARAMS_TAGS_PER_BATCH])
 

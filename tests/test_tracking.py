@@ -6,7 +6,6 @@ import gzip
 import json
 import logging
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -534,19 +533,6 @@ def count_leaves(value: Any) -> int:
     return sum(map(count_leaves, value.values())) if isinstance(value, dict) else 1
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("http://me:pass@host:5000/x", "http://host:5000/x"),
-        ('{"a": "https://t@h", "b": "c@d"}', '{"a": "https://h", "b": "c@d"}'),
-        ("sqlite:////out/mlflow.db", "sqlite:////out/mlflow.db"),
-        ("@tracking_uri", "@tracking_uri"),
-    ],
-)
-def test_without_password(text: str, expected: str) -> None:
-    assert tracking.without_password(text) == expected
-
-
 def prepared_dataset(folder: Path, level: int = 9, pixel: int = 0) -> Path:
     folder.mkdir(parents=True)
     for name, content in (("a.nii.gz", bytes(1000)), ("b.nii.gz", bytes(999) + bytes([pixel]))):
@@ -580,20 +566,3 @@ def test_an_unreadable_datalist_is_no_fact(tmp_path: Path) -> None:
     for text in ("", "[]", '{"training": [1]}', '{"training": [{"image": "missing.nii.gz"}]}'):
         (tmp_path / "datalist.json").write_text(text)
         assert tracking.dataset_facts(tmp_path / "datalist.json") == {}
-
-
-def test_git_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "module.py"
-    file.write_text("1")
-    assert tracking.git_commit(file) == ""
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
-    subprocess.run([*git, "init", "-q"], check=True)
-    assert tracking.git_commit(file) == ""  # in the repository's folder, but not of it: site-packages
-    subprocess.run([*git, "add", "module.py"], check=True)
-    subprocess.run([*git, "commit", "-qm", "x"], check=True)
-    commit = tracking.git_commit(file)
-    assert len(commit) == 40
-    file.write_text("2")
-    assert tracking.git_commit(file) == f"{commit}-dirty"
-    monkeypatch.setenv("PATH", "")
-    assert tracking.git_commit(file) == ""

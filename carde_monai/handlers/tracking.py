@@ -13,7 +13,7 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine
 
-from carde_monai import tracking
+from carde_monai import provenance, tracking
 from carde_monai.handlers.history import EpochFigures, scalars
 
 logger = logging.getLogger("carde_monai")
@@ -69,7 +69,7 @@ class RunHandler:
     def _open(self, engine: Engine) -> tracking.MLflowRun:
         run = tracking.MLflowRun(str(self.tracking_uri), self.experiment_name, self.run_file)
         data = tracking.dataset_facts(self.datalist) if self.datalist else {}
-        facts = tracking.environment() | data
+        facts = provenance.environment() | data
         facts |= tracking.network_facts(
             getattr(engine, "network", None), getattr(engine.state, "device", None)
         )
