@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import tifffile
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from carde_monai.comparison import comparison
+from carde_monai.error_picture import error_picture
 from carde_monai.errors import InputError
 from carde_monai.pictures import (
     BLUE,
@@ -33,8 +32,9 @@ from carde_monai.pictures import (
     overlay_picture,
     save_png,
 )
+from carde_monai.tiff import write_tiff
 
-__all__ = ["box_plot", "comparison", "reliability_diagram", "training_curve", "write_segmentation"]
+__all__ = ["box_plot", "error_picture", "reliability_diagram", "training_curve", "write_segmentation"]
 
 Points = Sequence[Mapping[str, Any]]
 
@@ -66,7 +66,7 @@ def write_segmentation(
         ]
         with ThreadPoolExecutor(4) as pool:  # compression releases the GIL; two cores halve the time
             tasks = [
-                pool.submit(_write_probability, probability, probability_file, pixel_size_um),
+                pool.submit(write_tiff, probability, probability_file, pixel_size_um, (0, 1)),
                 pool.submit(overlay_picture, image, mask, overlay_file, pixel_size_um),
                 pool.submit(confidence_picture, probability, confidence_file, pixel_size_um),
                 pool.submit(save_png, Image.fromarray(mask.astype(np.uint8) * 255), mask_file),
@@ -76,17 +76,6 @@ def write_segmentation(
         for file in files:
             os.replace(file, dest / file.name)
     return [dest / file.name for file in files]
-
-
-def _write_probability(probability: Array, path: Path, pixel_size_um: float | None) -> None:
-    # ImageJ's dialect of TIFF: Fiji takes unit and display range from it. Its reader knows no predictor.
-    metadata: dict[str, Any] = {"axes": "YX", "min": 0.0, "max": 1.0}
-    resolution: dict[str, Any] = {}
-    if pixel_size_um is not None:
-        metadata["unit"] = "micron"
-        resolution = {"resolution": (1 / pixel_size_um, 1 / pixel_size_um), "resolutionunit": "NONE"}
-    options: dict[str, Any] = {"compression": "zlib", "compressionargs": {"level": 1}, "rowsperstrip": 64}
-    tifffile.imwrite(path, probability, imagej=True, metadata=metadata, **options, **resolution)
 
 
 def reliability_diagram(

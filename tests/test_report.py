@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from carde_monai import pictures, report
-from carde_monai.comparison import PANEL, comparison, dice, informative_window
+from carde_monai.error_picture import PANEL, dice, error_picture, informative_window
 from carde_monai.errors import InputError
 from carde_monai.pictures import (
     BLACK,
@@ -213,7 +213,7 @@ def test_the_overlay_leaves_the_carbide_visible(tmp_path: Path) -> None:
     np.testing.assert_array_equal(picture[mask], np.broadcast_to(255, (mask.sum(), 3)))
 
 
-# --- comparison
+# --- error_picture
 
 
 def test_errors_have_the_stated_colours(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_errors_have_the_stated_colours(tmp_path: Path) -> None:
     label[100:120, 100:140] = True
     mask[100:120, 110:160] = True  # 30 columns in common, 20 too many, 10 missed
     image = np.random.default_rng(0).integers(50, 200, (2, 512, 512), dtype=np.uint8)
-    comparison(image, label, {"network": mask}, tmp_path / "c.png")
+    error_picture(image, label, {"network": mask}, tmp_path / "c.png")
     picture = read(tmp_path / "c.png")
     panel = picture[:540, -520:]  # the last panel, without the legend
     assert [share_of(panel, colour) for colour in (SKY_BLUE, VERMILLION, YELLOW)] == [600, 400, 200]
@@ -231,8 +231,8 @@ def test_errors_have_the_stated_colours(tmp_path: Path) -> None:
 def test_one_detector_is_shown_once(tmp_path: Path) -> None:
     label = disc((128, 128), (60, 60), 20)
     image = np.random.default_rng(0).integers(0, 256, (2, 128, 128), dtype=np.uint8)
-    comparison(image, label, {"a": label}, tmp_path / "two.png")
-    comparison(image[[0, 0]], label, {"a": label}, tmp_path / "one.png")
+    error_picture(image, label, {"a": label}, tmp_path / "two.png")
+    error_picture(image[[0, 0]], label, {"a": label}, tmp_path / "one.png")
     assert read(tmp_path / "two.png").shape[1] - read(tmp_path / "one.png").shape[1] == PANEL + 8
 
 
@@ -241,7 +241,9 @@ def test_a_large_frame_gets_a_detail_pixel_by_pixel(tmp_path: Path) -> None:
     mask = label.copy()
     mask[600:610, 900:920] = 1
     image = np.random.default_rng(0).integers(0, 256, (2, 700, 1024), dtype=np.uint16)
-    comparison(image, label, {"network": mask, "baseline": label}, tmp_path / "c.png", 0.007, "WD_06mm_001")
+    error_picture(
+        image, label, {"network": mask, "baseline": label}, tmp_path / "c.png", 0.007, "WD_06mm_001"
+    )
     picture = read(tmp_path / "c.png")
     assert picture.shape[1] == 4 * PANEL + 3 * 8 + 2 * 8
     assert share_of(picture[-580:-40], VERMILLION) == 200

@@ -29,7 +29,7 @@ PANEL = 512  # pixels: the longer side of a reduced frame, and the side of the d
 GAP = 8
 
 
-def comparison(
+def error_picture(
     image: Array,
     label: Array,
     masks: Mapping[str, Array],
