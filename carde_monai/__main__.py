@@ -145,10 +145,12 @@ def segment(
     pixel_size: float | None = None,
     **overrides: Any,
 ) -> None:
-    """Segment a folder of raw SEM files, or a prepared data set: masks, calibrated probabilities, pictures.
+    """Segment a folder of raw SEM files, or a prepared data set, and measure the carbides.
 
-    Writes per micrograph <name>_mask.png (0/255), <name>_probability.tif (float32), <name>_confidence.png and
-    <name>_overlay.png; what could not be read is listed in failures.csv, and the others are done.
+    Writes report.html; particles.csv (a row a carbide), micrographs.csv, summary.json and summary.csv, the
+    figures; per micrograph <name>_mask.png (0/255), <name>_probability.tif (float32), <name>_confidence.png,
+    <name>_overlay.png and <name>_labels.tif (numbered carbides). What could not be read is listed in
+    failures.csv, and the others are done.
     Example: carde-monai segment raw out --bundle mybundle
 
     Args:
@@ -158,7 +160,9 @@ def segment(
         detectors: 2 for SE2/InLens pairs; 1 for single images (TIFF or PNG of any name).
         pixel_size: micrometres per pixel; wins over the files' own metadata.
         overrides: settings of configs/inference.json and configs/segment.json by their names, such as
-            --weights other.pt or --window_size 512,512.
+            --weights other.pt, --window_size 512,512, and those of the measurement: --split_touching,
+            --min_area 5 (pixels), --large 0.5 (micrometres), --saltykov, --group_by REGEX (the sample in the
+            path; otherwise a sample is a sub-folder).
     """
     from carde_monai import bundles
 
@@ -169,6 +173,85 @@ def segment(
         configs.insert(1, "sem")
         overrides |= {"detectors": detectors, "pixel_size": pixel_size}
     bundles.run(root, configs, overrides, training=False)
+
+
+def measure(
+    masks: str,
+    dest: str,
+    images: str | None = None,
+    detectors: int = 2,
+    pixel_size: float | None = None,
+    label_value: str | int | None = None,
+    label_color: str | None = None,
+    instances: bool = False,
+    split_touching: bool = False,
+    min_area: int = 5,
+    large: float = 0.5,
+    saltykov: bool = False,
+    group_by: str | None = None,
+) -> None:
+    """Measure masks from anywhere: this program's, drawn by hand, Fiji's, NIfTI. Tables, figures, a report.
+
+    Writes particles.csv (a row a carbide), micrographs.csv, summary.json and summary.csv (a sample is a
+    sub-folder), <name>_labels.tif (numbered carbides), figures, and report.html to look at all that.
+    Example: carde-monai measure masks out --images raw --pixel_size 0.00698
+
+    Args:
+        masks: folder of masks (PNG, TIFF, BMP, NIfTI), searched with its sub-folders, or one file. Where
+            some are called <name>_mask, <name>_label or <name>_labels, only those count.
+        dest: folder to write to; made if missing.
+        images: folder of the micrographs, raw or prepared: for greys, pixel size and pictures.
+        detectors: 2 for SE2/InLens pairs in IMAGES; 1 for single images.
+        pixel_size: micrometres per pixel; wins over the files' own metadata.
+        label_value: value (or values, 1,3) that is the carbide, for masks with several.
+        label_color: r,g,b of the carbides in masks drawn in colour.
+        instances: each value of a mask is one carbide (so are images of more than 8 bits anyway).
+        split_touching: split carbides that touch by a distance-transform watershed.
+        min_area: the smallest carbide that counts, in pixels.
+        large: diameter in micrometres from which a carbide counts as large.
+        saltykov: estimate sizes and numbers in the volume, too (spheres; ill-conditioned).
+        group_by: regular expression that finds the sample in a mask's path.
+    """
+    from carde_monai.labels import LabelRule
+    from carde_monai.masks import Source, measure_masks
+    from carde_monai.measurement import Settings
+
+    settings = Settings(split_touching, min_area, large, saltykov)
+    rule = LabelRule.parse(label_value, label_color)
+    source = Source(Path(masks), Path(images) if images else None, rule, instances, pixel_size, group_by)
+    finish(measure_masks(source, Path(dest), settings, detectors), dest)
+
+
+def compare(
+    a: str,
+    b: str,
+    dest: str | None = None,
+    match: bool | None = None,
+    paired: bool | None = None,
+    large: float = 0.5,
+) -> None:
+    """Compare two measured samples: network and annotation, before and after, one steel and another.
+
+    Prints the difference B - A of each quantity with its interval, the sizes' Kolmogorov-Smirnov distance
+    and, for micrographs of the same names, matched carbides (precision, recall, F1 at IoU 0.5, panoptic
+    quality).
+    With DEST it writes comparison.json, comparison.csv, objects.csv, comparison.png and comparison.svg.
+    Example: carde-monai compare annotated/ segmented/ comparison
+
+    Args:
+        a: the reference, a folder that segment or measure wrote; FOLDER::SAMPLE is one of its samples.
+        b: what is judged, likewise.
+        dest: folder to write to; made if missing.
+        match: match the carbides, --nomatch does not; by default where both hold the same micrographs.
+        paired: resample the micrographs of A and B together; by default where both hold the same.
+        large: diameter in micrometres from which a carbide counts as large.
+    """
+    from carde_monai.compare import compare as run
+    from carde_monai.compare_report import table
+
+    result, failures = run(a, b, dest, match=match, paired=paired, large_um=large)
+    print(table(result))
+    finish(failures, dest)
 
 
 def demo(dest: str = "demo_out") -> None:
@@ -184,7 +267,10 @@ def demo(dest: str = "demo_out") -> None:
     run(Path(dest))
 
 
-VERBS = {verb.__name__: verb for verb in (demo, synthesize, prepare, train, calibrate, evaluate, segment)}
+VERBS = {
+    verb.__name__: verb
+    for verb in (demo, synthesize, prepare, train, calibrate, evaluate, segment, measure, compare)
+}
 NOTES = """
 
 NOTES

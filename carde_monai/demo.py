@@ -31,7 +31,7 @@ TRAINING: dict[str, Any] = {
 
 
 def demo(dest: Path) -> None:
-    """Synthesize, prepare, train, calibrate, evaluate, segment and print a table, all below ``dest``.
+    """Synthesize, prepare, train, calibrate, evaluate, segment, measure, print a table: all below ``dest``.
 
     Raises:
         InputError: ``dest`` is a file, or a folder with something else in it.
@@ -61,7 +61,7 @@ def demo(dest: Path) -> None:
     bundles.run(bundle, ["train", "calibrate"], common | {"experiment_name": "demo"}, training=True)
     _say("5/6 evaluate", "network and classical SimpleITK pipeline on test and hold-out")
     bundles.run(bundle, ["train", "evaluate"], common | {"experiment_name": "demo"}, training=True)
-    _say("6/6 segment", "the hold-out steel, from the microscope's files")
+    _say("6/6 segment", "and measure the hold-out steel, from the microscope's files")
     source = raw / "hold-out"
     bundles.run(
         bundle,
@@ -104,6 +104,9 @@ def _next_commands(dest: Path, results: Path, segmented: Path, bundle: Path) -> 
     mlflow = shlex.join([str(programs / "mlflow"), "ui", "--backend-store-uri", database])
     segment = shlex.join([str(programs / "carde-monai"), "segment", "FOLDER", "OUT", "--bundle", str(bundle)])
     return f"""
+Look at the report of the hold-out steel's carbides, in any browser
+  {(segmented / "report.html").resolve().as_uri()}
+  and at what the annotation says of them: {results / "comparison" / "holdout" / "comparison.png"}
 Look at the pictures
   {segmented}: *_overlay.png and *_confidence.png, the hold-out steel
   {results}: overlay_worst.png and box_plot.png, network and baseline against the truth

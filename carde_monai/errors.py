@@ -39,6 +39,12 @@ class Failure:
     name: str
     reason: str
 
+    @classmethod
+    def of(cls, name: str, error: Exception) -> Failure:
+        """The failure of a micrograph by what was raised: of an OSError only what the system says."""
+        said = error.strerror if isinstance(error, OSError) else None
+        return cls(name, said or str(error))
+
 
 def write_failures(failures: Iterable[Failure], path: Path) -> None:
     """Write ``failures.csv`` (columns name, reason), or remove a stale one when there are none."""
@@ -50,19 +56,24 @@ def write_failures(failures: Iterable[Failure], path: Path) -> None:
         csv.writer(file).writerows([("name", "reason"), *rows])
 
 
-def finish(failures: Iterable[Failure], output_dir: str | Path) -> None:
+def finish(failures: Iterable[Failure], output_dir: str | Path | None) -> None:
     """End a run over a folder: ``failures.csv``, a line each on stderr, and exit status 3 if there are any.
+
+    Without ``output_dir`` there is no file.
 
     Raises:
         SystemExit: with status 3, when something failed; everything else has been done by then.
     """
     failures = list(failures)
-    path = Path(output_dir) / "failures.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_failures(failures, path)
+    listed = ""
+    if output_dir is not None:
+        path = Path(output_dir) / "failures.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_failures(failures, path)
+        listed = f" (listed in {path})"
     if not failures:
         return
     for failure in failures:
         print(f"failed: {failure.name}: {failure.reason}", file=sys.stderr)
-    print(f"{len(failures)} failed (listed in {path}); the others were done.", file=sys.stderr)
+    print(f"{len(failures)} failed{listed}; the others were done.", file=sys.stderr)
     raise SystemExit(SOME_FAILED)

@@ -15,7 +15,18 @@ from monai.utils import convert_to_tensor
 from scipy.stats import wilcoxon
 from torch import Tensor
 
-METRICS = ("dice", "iou", "precision", "recall", "ece", "nll")
+PIXELS = ("dice", "iou", "precision", "recall", "ece", "nll")
+# of `compare.agreement`: how well what is measured on the mask agrees with what is measured on the label
+MEASURED = (
+    "number_density_error",
+    "area_fraction_error",
+    "mean_ecd_error",
+    "object_precision",
+    "object_recall",
+    "object_f1",
+    "pq",
+)
+METRICS = (*PIXELS, *MEASURED)
 MONAI_NAMES = {"dice": "f1 score", "iou": "threat score", "precision": "precision", "recall": "recall"}
 TILE = 128
 BINS = 20  # equal bins of the expected calibration error, MONAI's default

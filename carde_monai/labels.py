@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import ExifTags, Image
 
 from carde_monai.errors import InputError
 
@@ -89,14 +89,38 @@ def read_label(
     A label of the full frame, ``info_bar_rows`` higher than the micrograph, is cut like the micrograph.
     Raises InputError when the label cannot be read, has another size, or leaves open what is particle.
     """
-    pixels = _read_picture(path, indices=rule.colour is None)
+    pixels = cut_to(read_picture(path, rule), shape, info_bar_rows, path, image)
+    return _to_mask(pixels, rule, path).astype(np.uint8)
+
+
+def cut_to(pixels: Array, shape: tuple[int, int], info_bar_rows: int, path: Path, image: Path) -> Array:
+    """The pixels (H, W) or (H, W, 3) of ``path`` without the info bar of its micrograph, the file ``image``.
+
+    Raises InputError unless they have the ``shape`` of the micrograph, with or without its info bar. Cut
+    before looking at values: text and marks in the info bar are no label.
+    """
     height, width = shape
     if pixels.shape[:2] not in (shape, (height + info_bar_rows, width)):
         size = f"{pixels.shape[1]} x {pixels.shape[0]} px but {image} has {width} x {height}"
         bar = f" ({height + info_bar_rows} with the information bar)" if info_bar_rows else ""
         raise InputError(path, size + bar, "draw the label on the same frame, not scaled, not cropped")
-    # Cut first: text and marks in the information bar are no label.
-    return _to_mask(pixels[:height], rule, path).astype(np.uint8)
+    return pixels[:height]
+
+
+def to_particles(pixels: Array, rule: LabelRule, path: Path, numbered: bool = False) -> Array:
+    """An (H, W) mask (bool) of particles, or their numbers (int64), 0 where there is none.
+
+    Numbers are taken as such with ``numbered``, and where more than 8 bits hold more than two values, unless
+    ``rule`` says what is particle. Raises InputError for numbers that are not whole, and where it is open
+    what is particle.
+    """
+    free = rule == LabelRule() and pixels.ndim == 2
+    if not free or not (numbered or (pixels.dtype.itemsize > 1 and len(np.unique(pixels)) > 2)):
+        return _to_mask(pixels, rule, path)
+    numbers = pixels.astype(np.int64)
+    if numbers.min() < 0 or (numbers != pixels).any():
+        raise InputError(path, "numbers particles with fractions or below 0", "give a mask or whole numbers")
+    return numbers
 
 
 def _integers(value: object, option: str, example: str) -> tuple[int, ...] | None:
@@ -118,12 +142,17 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
-def _read_picture(path: Path, indices: bool) -> Array:
-    """Read a picture as (H, W) or (H, W, 3); a palette gives its ``indices`` or its colours."""
+def read_picture(path: Path, rule: LabelRule) -> Array:
+    """Read a label as (H, W) or (H, W, 3); a palette gives indices, or its colours if ``rule`` is of colour.
+
+    Raises InputError when it cannot be read as a picture, or is partly transparent.
+    """
     try:
         with Image.open(path) as picture:
             picture.load()
-            if picture.mode == "P" and indices:
+            if _is_inverted(picture):  # ImageJ's particles are 255 however it shows them; Pillow turns them
+                return 255 - np.asarray(picture)
+            if picture.mode == "P" and rule.colour is None:
                 return np.asarray(picture)
             if picture.mode == "1":
                 return np.asarray(picture.convert("L"))
@@ -137,6 +166,14 @@ def _read_picture(path: Path, indices: bool) -> Array:
     if (colours[..., 3] < 255).any():
         raise InputError(path, "is partly transparent", "flatten it: one opaque layer")
     return colours[..., :3]
+
+
+def _is_inverted(picture: Image.Image) -> bool:
+    """Whether an 8-bit TIFF is ImageJ's mask with its inverting look-up table (0 is shown white)."""
+    tags = getattr(picture, "tag_v2", {})
+    written_by = str(tags.get(ExifTags.Base.ImageDescription, ""))
+    white_is_zero = tags.get(ExifTags.Base.PhotometricInterpretation) == 0
+    return picture.mode == "L" and white_is_zero and written_by.startswith("ImageJ=")
 
 
 def _to_mask(pixels: Array, rule: LabelRule, path: Path) -> npt.NDArray[np.bool_]:

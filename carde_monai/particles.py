@@ -23,6 +23,7 @@ from carde_monai.tiff import write_tiff
 Array = NDArray[Any]
 
 EIGHT = np.ones((3, 3), bool)  # neighbourhood
+MIN_AREA = 5  # pixels: what is smaller has neither size nor shape, and is as often noise as carbide
 # How deep a neck between touching carbides is at least, see `_split`. Chosen on synthetic steel, where 1 px
 # cuts plates whose outline is noisy by half a pixel.
 NECK_PX = 1.5

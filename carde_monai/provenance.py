@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import re
 import shlex
 import subprocess
@@ -39,3 +41,27 @@ def git_commit(file: Path) -> str:
 def without_password(text: str) -> str:
     """The text without the ``user:password@`` of the addresses in it."""
     return re.sub(r"(?<=://)[^/@\s\"']+@", "", text)
+
+
+def model_facts(weights: str | Path) -> dict[str, str]:
+    """The file of the weights with the start of its SHA-256, and the temperature that is folded into it.
+
+    The temperature is that of ``calibration.json`` beside the weights, if it was written for this very file.
+    {} where there is no such file.
+    """
+    weights = Path(weights)
+    if not weights.is_file():
+        return {}
+    digest = file_digest(weights)
+    temperature = "not known to be calibrated"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        record = json.loads((weights.parent / "calibration.json").read_text(encoding="utf-8"))
+        if record["checkpoint_sha256"] == digest:
+            temperature = f"{record['total_temperature']:.3g}, fitted on {record['section']} micrographs"
+    return {"weights": f"{weights} (SHA-256 {digest[:16]}…)", "temperature": temperature}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

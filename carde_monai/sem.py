@@ -49,10 +49,14 @@ class SEMImage:
 
 @dataclass
 class Scan:
-    """A folder of raw files as MONAI items ``{"image": [path, path], "name": name}``, and what failed."""
+    """A folder of raw files as MONAI items ``{"image": [path, path], "name": name}``, and what failed.
+
+    ``warnings`` are lines for the user.
+    """
 
     items: list[dict[str, Any]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def read_micrograph(paths: str | Path | Sequence[str | Path], pixel_size: float | None = None) -> SEMImage:
@@ -204,22 +208,19 @@ def scan(folder: str | Path, detectors: int = 2, pixel_size: float | None = None
         except InputError as error:
             found.failures.append(Failure(one.name, str(error)))
             continue
-        for warning in image.warnings:
-            logger.warning("%s", warning)
+        found.warnings += image.warnings
         if image.pixel_size_um is None:
             unknown.append(one.name)
         # the file that gives the micrograph its name stands first: MONAI names outputs after it
         named = sorted(one.paths, key=lambda path: not one.name.endswith(path.stem))
         found.items.append({"image": [str(path) for path in (named * 2)[:2]], "name": one.name})
     if unknown:
-        logger.warning(
-            "%s: pixel size unknown for %d of %d micrographs (first %s); results will be in pixels, "
-            "--pixel_size gives it in micrometres",
-            folder,
-            len(unknown),
-            len(found.items),
-            unknown[0],
+        found.warnings.append(
+            f"{folder}: pixel size unknown for {len(unknown)} of {len(found.items)} micrographs (first "
+            f"{unknown[0]}); results will be in pixels, --pixel_size gives it in micrometres"
         )
+    for warning in found.warnings:
+        logger.warning("%s", warning)
     if not found.items:
         first = f" ({found.failures[0].name}: {found.failures[0].reason})" if found.failures else ""
         raise InputError(folder, f"holds no usable micrograph{first}", "check the files")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from carde_monai.errors import Failure, InputError
 from carde_monai.sem_metadata import detector_channel
-from carde_monai.sem_pixels import PNG, TIFF, read_detector
+from carde_monai.sem_pixels import PNG, TIFF, read_file_metadata
 
 DERIVED = (
     "_label",
@@ -65,7 +65,7 @@ def find_micrographs(
     failures: list[Failure] = []
     single = detectors == 1
     found = [Micrograph(path.stem, (path,)) for path in files] if single else _pair(files, failures)
-    return _with_unique_names(folder, found, failures), failures
+    return with_unique_names(folder, found, failures), failures
 
 
 def order_pair(first: Path, second: Path, *detectors: str | None) -> tuple[Path, Path]:
@@ -142,11 +142,12 @@ def _micrograph(stem: str, odd: int, members: list[Path]) -> Micrograph:
         remedy = "add it, or use --detectors 1"
         raise InputError(members[0], f"its {detector} partner {name} is missing", remedy)
     first, second = by_number[odd], by_number[odd + 1]
-    paths = order_pair(first, second, read_detector(first), read_detector(second))
+    paths = order_pair(first, second, *(read_file_metadata(path).detector for path in (first, second)))
     return Micrograph(first.stem, paths)
 
 
-def _with_unique_names(folder: Path, found: list[Micrograph], failures: list[Failure]) -> list[Micrograph]:
+def with_unique_names(folder: Path, found: list[Micrograph], failures: list[Failure]) -> list[Micrograph]:
+    """Tell equal names apart by the folders that differ; those that cannot be are added to the failures."""
     same = defaultdict(list)
     for one in found:
         same[one.name].append(one)

@@ -52,16 +52,16 @@ def read_file(path: Path) -> tuple[Array, FileMetadata]:
         raise InputError(path, f"cannot be read ({reason})", "copy or export it again") from error
 
 
-def read_detector(path: Path) -> str | None:
-    """Name of the detector by a file's metadata, without decoding its pixels; None where it names none."""
+def read_file_metadata(path: Path) -> FileMetadata:
+    """What a file says about itself, without decoding its pixels; nothing where it is broken or no TIFF."""
     try:
         if path.suffix.lower() not in TIFF:
-            return read_metadata(path, None, (1, 1)).detector
+            return read_metadata(path, None, (1, 1))
         with _quiet(), tifffile.TiffFile(path) as file:
             page = file.pages.first
-            return read_metadata(path, page, (page.imagelength, page.imagewidth)).detector
+            return read_metadata(path, page, (page.imagelength, page.imagewidth))
     except Exception:  # what is wrong with the file is said when its pixels are read
-        return None
+        return FileMetadata()
 
 
 @contextlib.contextmanager

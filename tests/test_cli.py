@@ -20,6 +20,7 @@ import tifffile
 import torch
 from monai.networks.nets import BasicUNet
 from PIL import Image
+from scipy import ndimage
 
 from carde_monai import __main__ as command_line
 
@@ -284,6 +285,47 @@ def test_training_verbs_do_their_work(cli: Cli, world: Path) -> None:
     # the training goes on from weights when it is told to, and its bundle stays
     status, _ = cli("train", "data", "--bundle", "mine", "--weights", "mine/models/model.pt", *ONCE)
     assert status == 0
+
+
+def test_measure_and_compare(cli: Cli, tmp_path: Path) -> None:
+    truth, grown = tmp_path / "truth", tmp_path / "grown"
+    assert cli("measure", "raw", str(truth), "--images", "raw") == (0, [])
+    table = (truth / "micrographs.csv").read_text()
+    assert table.count("Zeiss") == 7, "the pixel size of the masks' micrographs"
+    labels = sorted(truth.glob("*_labels.tif"))
+    assert len(labels) == 7
+    grown.mkdir()
+    for path in labels:
+        mask = ndimage.binary_dilation(tifffile.imread(path) > 0)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(
+            grown / path.name.replace("_labels.tif", "_mask.png")
+        )
+    words = ["--images", "raw", "--split_touching", "--saltykov", "--group_by", "jfl|anp"]
+    assert cli("measure", str(grown), str(tmp_path / "again"), *words) == (0, [])
+    summary = json.loads((tmp_path / "again" / "summary.json").read_text())
+    assert {one["sample"] for one in summary["samples"]} == {"jfl", "anp"}
+    assert all(one["saltykov"] for one in summary["samples"])
+    assert cli("compare", str(truth), str(tmp_path / "again"), str(tmp_path / "both")) == (0, [])
+    compared = json.loads((tmp_path / "both" / "comparison.json").read_text())
+    assert compared["paired"] and compared["quantities"]["ecd_mean"]["difference"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("measure empty out", "empty: holds no masks"),
+        ("measure raw out --min_area 0", "--min_area: 0 is no area"),
+        ("measure raw out --images empty", "empty: holds no TIFF files"),
+        ("measure raw out --pixel_size -1", "--pixel_size: -1 is no pixel size"),
+        ("measure raw out --group_by (", "--group_by: '(' is no regular expression"),
+        ("compare empty raw", "empty: has no micrographs.csv"),
+        ("compare none raw", "none: no such folder"),
+    ],
+)
+def test_mistakes_in_measuring_are_one_line(words: str, told: str, cli: Cli, world: Path) -> None:
+    status, lines = cli(*words.split())
+    assert status == 2 and len(lines) == 1 and told in lines[0]
+    assert not (world / "out").exists()
 
 
 def test_debug_shows_the_traceback_and_the_line(cli: Cli) -> None:

@@ -25,7 +25,8 @@ def test_demo_runs_through_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert part in printed
     assert str(Path(sys.executable).parent) in printed
     names = {path.name for path in (dest / "segmented").iterdir()}
-    assert {"anp_001_mask.png", "anp_003_overlay.png"} <= names
+    assert {"anp_001_mask.png", "anp_003_overlay.png", "report.html", "particles.csv"} <= names
+    assert (dest / "segmented" / "report.html").as_uri() in printed
     summary = json.loads((dest / "results" / "summary.json").read_text())
     assert set(summary["sections"]) == {"test", "holdout"}
 

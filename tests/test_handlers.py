@@ -290,6 +290,8 @@ def test_report_writes_one_row_a_micrograph_and_a_tile(report: tuple[Path, Super
     folder, engine = report
     table = pd.read_csv(folder / "metrics.csv")
     metrics = ["dice", "iou", "precision", "recall", "ece", "nll"]
+    metrics += ["number_density_error", "area_fraction_error", "mean_ecd_error"]
+    metrics += ["object_precision", "object_recall", "object_f1", "pq"]
     columns = [f"{method}_{metric}" for method in ("network", "baseline") for metric in metrics]
     assert list(table) == ["name", "section", *columns]
     assert list(table["name"]) == ["t0", "t1", "t2", "t3", "t4", "t5", "h1"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sem_writer import fei, jeol, noise, tescan, write, zeiss
 
 from carde_monai.sem_metadata import FileMetadata, detector_channel, parse_length
-from carde_monai.sem_pixels import read_detector, read_file
+from carde_monai.sem_pixels import read_file, read_file_metadata
 
 NM = 1e-3
 
@@ -220,14 +220,14 @@ def test_jeol_size_and_detector(tmp_path: Path) -> None:
 )
 def test_detector_names(tags: dict[int, bytes], name: str | None, tmp_path: Path) -> None:
     path = write(tmp_path / "a_1.tif", noise(), tags)
-    assert read_detector(path) == name
+    assert read_file_metadata(path).detector == name
     assert read_file(path)[1].detector == name
 
 
 def test_no_detector_of_what_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a_1.tif").write_bytes(b"no image")
-    assert read_detector(tmp_path / "a_1.tif") is None
-    assert read_detector(tmp_path / "none.tif") is None
+    assert read_file_metadata(tmp_path / "a_1.tif").detector is None
+    assert read_file_metadata(tmp_path / "none.tif").detector is None
 
 
 def test_a_cut_image_saved_without_tags_is_unknown(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from carde_monai.handlers.baseline import SimpleITKBaseline
 from carde_monai.handlers.evaluation import MicrographReport
 from carde_monai.handlers.history import History
+from carde_monai.handlers.measurement import MeasurementComparison, ParticleMeasurement
 from carde_monai.handlers.segmentation import SegmentationWriter
 from carde_monai.handlers.temperature import TemperatureScaling
 from carde_monai.handlers.tracking import MLflowEvaluation, MLflowTraining
@@ -11,7 +12,9 @@ __all__ = [
     "History",
     "MLflowEvaluation",
     "MLflowTraining",
+    "MeasurementComparison",
     "MicrographReport",
+    "ParticleMeasurement",
     "SegmentationWriter",
     "SimpleITKBaseline",
     "TemperatureScaling",

@@ -14,11 +14,13 @@ import pandas as pd
 from ignite.engine import Engine, Events
 from monai.utils import convert_to_numpy
 
+from carde_monai.compare import agreement
 from carde_monai.errors import InputError
 from carde_monai.evaluation import METRICS, TILE, scores, summarise, tile_dice
 from carde_monai.handlers.baseline import decollated
 from carde_monai.handlers.segmentation import micrograph_name, pixel_size_um
-from carde_monai.report import box_plot, comparison
+from carde_monai.particles import MIN_AREA
+from carde_monai.report import box_plot, error_picture
 
 Row = dict[str, Any]
 
@@ -80,6 +82,8 @@ class MicrographReport:
             for place, (method, mask) in enumerate(masks.items()):
                 probability = output.get("probability") if place == 0 else None
                 found = scores(mask, output["label"], probability)
+                binary = (convert_to_numpy(one)[0] > 0.5 for one in (mask, output["label"]))
+                found |= agreement(*binary, min_area=MIN_AREA)
                 row |= {f"{method}_{metric}": found[metric] for metric in METRICS}
             self._micrographs.append(row)
             self._add_tiles(key, masks, output["label"])
@@ -134,7 +138,7 @@ class MicrographReport:
         if picture is not None and owner == idist.get_rank():
             title = f"{which} of the evaluation: {picture.name} ({picture.section})"
             path = self.output_dir / f"overlay_{which}.png"
-            comparison(picture.image, picture.label, picture.masks, path, picture.pixel_size_um, title)
+            error_picture(picture.image, picture.label, picture.masks, path, picture.pixel_size_um, title)
         return str(held[owner][1])
 
     def _write(self, micrographs: list[Row], tiles: list[Row], summary: Row, methods: list[str]) -> None:

@@ -43,7 +43,7 @@ class SegmentationWriter:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def _start(self, engine: Engine) -> None:
-        self.failures = []
+        self.failures.clear()  # the same list, which others may hold
         self._sources = {}
 
     def __call__(self, engine: Engine) -> None:
@@ -53,8 +53,7 @@ class SegmentationWriter:
             try:
                 self._write(name, item, convert_to_numpy(output["probability"])[0])
             except (InputError, OSError) as error:
-                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                self.failures.append(Failure(name, reason))
+                self.failures.append(Failure.of(name, error))
 
     def _write(self, name: str, item: Mapping[str, Any], probability: np.ndarray) -> None:
         source = source_file(item)

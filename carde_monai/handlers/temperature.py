@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -26,6 +25,7 @@ from carde_monai.calibration import (
 from carde_monai.errors import InputError
 from carde_monai.handlers.baseline import decollated
 from carde_monai.handlers.segmentation import micrograph_name
+from carde_monai.provenance import file_digest
 from carde_monai.report import reliability_diagram
 
 SHORT_OF_PIXELS = "calibrate on validation micrographs with carbides, with a network that has been trained"
@@ -128,7 +128,7 @@ class TemperatureScaling:
             "iterations": fit.iterations,
             "layer": self.layer,
             "checkpoint": self.checkpoint.name,
-            "checkpoint_sha256": _digest(self.checkpoint),
+            "checkpoint_sha256": file_digest(self.checkpoint),
             "section": self.section,
             "micrographs": names,
             "before": asdict(before),
@@ -182,12 +182,7 @@ def _total_temperature(checkpoint: Path) -> float:
     """Product of the temperatures already in this very file; 1 if it was never calibrated or trained anew."""
     try:
         record = json.loads(_record(checkpoint).read_text(encoding="utf-8"))
-        same = record["checkpoint_sha256"] == _digest(checkpoint)
+        same = record["checkpoint_sha256"] == file_digest(checkpoint)
         return float(record["total_temperature"]) if same else 1.0
     except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
         return 1.0
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,6 +20,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
 from carde_monai import bundles
+from carde_monai.particles import label_particles
 
 CONFIGS = REPOSITORY / "bundle" / "configs"
 
@@ -82,13 +83,24 @@ def test_evaluation_scores_network_and_baseline_on_test_and_holdout(trained, dat
     run(trained, ["train", "evaluate"], dataset_dir=str(dataset), output_dir=str(tmp_path), tracking_uri=None)
     metrics = pd.read_csv(tmp_path / "metrics.csv")
     assert sorted(metrics["section"]) == ["holdout", "holdout", "test"]
-    figures = ("dice", "iou", "precision", "recall", "ece", "nll")
+    figures = ("dice", "iou", "precision", "recall", "ece", "nll", "number_density_error", "object_f1", "pq")
     assert {f"{method}_{f}" for method in ("network", "baseline") for f in figures} <= set(metrics)
     assert (metrics["baseline_dice"] > 0.3).all(), "the classical pipeline finds carbides"
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["sections"]["holdout"]["micrographs"]["n"] == 2
     for picture in ("box_plot.png", "overlay_best.png", "overlay_worst.png"):
         assert width(tmp_path / picture) > 300
+    # what the annotation says of the carbides, what the network says, and how far they are apart
+    for method in ("network", "annotation"):
+        fields = pd.read_csv(tmp_path / method / "micrographs.csv").set_index("micrograph")
+        assert list(fields["sample"]) == ["holdout", "holdout", "test"]
+        assert (tmp_path / method / "report.html").is_file()
+    label = np.asarray(nibabel.load(dataset / "labels" / "anp_001.nii.gz").dataobj)[..., 0]
+    annotated = label_particles(label, min_area=5)
+    assert fields.loc["anp_001", "carbides"] == annotated.max()
+    compared = json.loads((tmp_path / "comparison" / "holdout" / "comparison.json").read_text())
+    f1 = metrics.set_index("name").loc[["anp_001", "anp_003"], "network_object_f1"]
+    assert compared["objects"]["f1"]["mean"] == pytest.approx(f1.mean(), abs=1e-5)
 
 
 def test_calibration_lowers_the_nll_and_is_idempotent(trained, dataset, tmp_path) -> None:
@@ -162,6 +174,28 @@ def test_segmenting_raw_files_equals_inference_on_prepared_ones(trained, raw, da
             probability = file.asarray()
         assert probability.dtype == np.float32
         np.testing.assert_array_equal(probability > 0.5, mask > 0)
+
+
+def test_segmenting_ends_with_the_carbides_of_the_masks(trained, raw, tmp_path) -> None:
+    settings = {"dataset_dir": str(raw), "output_dir": str(tmp_path), "min_area": 20, "large": 0.1}
+    run(trained, ["inference", "sem", "segment"], training=False, **settings)
+    particles = pd.read_csv(tmp_path / "particles.csv")
+    fields = pd.read_csv(tmp_path / "micrographs.csv").set_index("micrograph")
+    assert dict(fields["sample"].value_counts()) == {raw.name: 5, "hold-out": 2}
+    assert fields["pixel_size_source"].str.contains("Zeiss").all()
+    assert fields.loc["jfl_001", "pixel_size_um"] == pytest.approx(0.00698)
+    for name, mine in particles.groupby("micrograph"):
+        mask = np.asarray(Image.open(tmp_path / f"{name}_mask.png")) > 0
+        labels = tifffile.imread(tmp_path / f"{name}_labels.tif")
+        np.testing.assert_array_equal(labels, label_particles(mask, min_area=20))
+        area = mine["area_um2"] / fields.loc[name, "pixel_size_um"] ** 2
+        np.testing.assert_allclose(area, np.bincount(labels.ravel())[1:], rtol=1e-4)
+        assert (mine["mean_probability"] > 0.5).all()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["facts"]["large carbide"] == "above 0.1 µm"
+    assert summary["facts"]["weights"].startswith(str(trained))
+    assert [len(one["thresholds"]) for one in summary["samples"]] == [3, 3]
+    assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
 def test_validation_every_other_epoch(dataset, tmp_path) -> None:

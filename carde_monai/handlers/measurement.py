@@ -1,0 +1,149 @@
+"""Measures the carbides while an evaluator segments, and compares two such measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from monai.utils import convert_to_numpy
+
+from carde_monai.compare import compare
+from carde_monai.errors import Failure, InputError
+from carde_monai.gallery import picture_side
+from carde_monai.handlers.baseline import decollated
+from carde_monai.handlers.segmentation import micrograph_name, pixel_size_um, source_file
+from carde_monai.measurement import (
+    Field,
+    Measured,
+    Settings,
+    check_group_by,
+    measure,
+    sample_name,
+    write_results,
+)
+
+
+class ParticleMeasurement:
+    """Measure the masks of an evaluator; write tables, figures and ``report.html`` at the end of the run.
+
+    Needs decollated items: ``raw`` (2, H, W) with meta data in ``engine.state.batch[i]``, the mask (1, H, W)
+    in ``engine.state.output[i][mask]`` and, for the mask ``pred``, the ``probability`` (1, H, W). The sample
+    of a micrograph is its ``section``, else its folder below ``root`` or what ``group_by`` finds
+    (`measurement.sample_name`). Of several micrographs of one name the first is measured. What cannot be
+    written is collected in ``failures``, and the rest goes on.
+
+    Args:
+        output_dir: folder for `measurement.write_results` and the ``<name>_labels.tif``.
+        mask: key of the mask in the output items.
+        settings: arguments of `measurement.Settings`.
+        root: folder of the micrographs.
+        group_by: regular expression that finds the sample in a micrograph's path.
+        told: what the report tells besides: ``title``, ``facts`` (a mapping), ``warnings`` and ``failures``
+            (lists of lists, read at the end).
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        mask: str = "pred",
+        settings: Mapping[str, Any] | None = None,
+        root: str | Path | None = None,
+        group_by: str | None = None,
+        told: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.output_dir, self.mask = Path(output_dir), mask
+        self.settings = Settings(**(settings or {}))
+        check_group_by(group_by)
+        self.root, self.group_by = Path(root) if root else None, group_by
+        self.told = dict(told or {})
+        self.failures: list[Failure] = []
+        self.samples: list[str] = []  # their names, after a run
+        self._measured: dict[str, Measured] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Subscribe to the start, every iteration and the end of a run."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._complete)
+
+    def _start(self, engine: Engine) -> None:
+        self.failures.clear()
+        self._measured = {}
+
+    def __call__(self, engine: Engine) -> None:
+        side = picture_side(int(engine.state.epoch_length or 1) * idist.get_world_size())
+        for item, output in decollated(engine):
+            name = micrograph_name(item)
+            if name in self._measured:
+                continue
+            try:
+                field = self._field(name, item, output)
+                self._measured[name] = measure(field, self.output_dir, self.settings, side)
+            except (InputError, OSError) as error:
+                self.failures.append(Failure.of(name, error))
+
+    def _field(self, name: str, item: Mapping[str, Any], output: Mapping[str, Any]) -> Field:
+        raw = item["raw"]
+        probability = output.get("probability") if self.mask == "pred" else None
+        source = source_file(item)
+        sample = item.get("section")
+        if sample is None:
+            root = self.root or Path(source or ".").parent
+            sample = sample_name(Path(source or name), root, self.group_by)
+        size = pixel_size_um(raw)
+        where = str(getattr(raw, "meta", {}).get("pixel_size_source") or "header of the image")
+        return Field(
+            name=name,
+            sample=str(sample),
+            particles=convert_to_numpy(output[self.mask])[0] > 0.5,
+            pixel_size_um=size,
+            pixel_size_source="unknown" if size is None else where,
+            image=convert_to_numpy(raw),
+            probability=None if probability is None else convert_to_numpy(probability)[0],
+        )
+
+    def _complete(self, engine: Engine) -> None:
+        parts: Any = idist.all_gather(self._measured)
+        measured = {name: one for part in parts for name, one in part.items()}
+        if idist.get_rank() != 0 or not measured:
+            return
+        summaries = write_results(
+            [measured[name] for name in sorted(measured)],
+            self.output_dir,
+            self.settings,
+            title=self.told.get("title", "Carbides"),
+            facts=self.told.get("facts", {}),
+            warnings=_joined(self.told.get("warnings", ())),
+            failures=[*_joined(self.told.get("failures", ())), *self.failures],
+        )
+        self.samples = [one["sample"] for one in summaries]
+
+
+def _joined(lists: Sequence[Sequence[Any]]) -> list[Any]:
+    return [one for each in lists for one in each]
+
+
+class MeasurementComparison:
+    """Compare what two `ParticleMeasurement` of one evaluator have written, sample by sample.
+
+    Attach it after them. Files, below ``output_dir/<sample>``: `compare_report.FILES`.
+    """
+
+    def __init__(
+        self, reference: ParticleMeasurement, judged: ParticleMeasurement, output_dir: str | Path
+    ) -> None:
+        self.reference, self.judged, self.output_dir = reference, judged, Path(output_dir)
+
+    def attach(self, engine: Engine) -> None:
+        """Subscribe to the end of a run."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if idist.get_rank() != 0:
+            return
+        for sample in self.judged.samples:
+            folders = (f"{one.output_dir}::{sample}" for one in (self.reference, self.judged))
+            compare(*folders, self.output_dir / sample, large_um=self.judged.settings.large)
