@@ -111,7 +111,10 @@ def _cell(value: str, unit: str = "", *, interval: str = "", detail: str = "") -
 
 def _quantity_row(key: str, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     cells = [_cell(**quantity(key, summary["quantities"][key])) for summary in summaries]
-    return _row(QUANTITIES[key].name, QUANTITIES[key].explanation, cells)
+    explanation = QUANTITIES[key].explanation
+    if known := [one for one in summaries if one["unit"] == "um"]:
+        explanation = explanation.replace("--large", f"{known[0]['large_um']:g} µm")
+    return _row(QUANTITIES[key].name, explanation, cells)
 
 
 def _counts(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
