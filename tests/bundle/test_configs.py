@@ -80,7 +80,9 @@ def test_evaluating_the_saved_checkpoint_gives_the_score_of_the_training(trained
 
 
 def test_evaluation_scores_network_and_baseline_on_test_and_holdout(trained, dataset, tmp_path) -> None:
-    run(trained, ["train", "evaluate"], dataset_dir=str(dataset), output_dir=str(tmp_path), tracking_uri=None)
+    record, store = tmp_path / "run.json", f"sqlite:///{tmp_path}/mlflow.db"
+    settings = {"output_dir": str(tmp_path), "tracking_uri": store, "run_file": str(record)}
+    run(trained, ["train", "evaluate"], dataset_dir=str(dataset), **settings)
     metrics = pd.read_csv(tmp_path / "metrics.csv")
     assert sorted(metrics["section"]) == ["holdout", "holdout", "test"]
     figures = ("dice", "iou", "precision", "recall", "ece", "nll", "number_density_error", "object_f1", "pq")
@@ -101,6 +103,9 @@ def test_evaluation_scores_network_and_baseline_on_test_and_holdout(trained, dat
     compared = json.loads((tmp_path / "comparison" / "holdout" / "comparison.json").read_text())
     f1 = metrics.set_index("name").loc[["anp_001", "anp_003"], "network_object_f1"]
     assert compared["objects"]["f1"]["mean"] == pytest.approx(f1.mean(), abs=1e-5)
+    kept = MlflowClient(store).list_artifacts(json.loads(record.read_text())["run_id"], "evaluation/network")
+    names = {Path(artifact.path).name for artifact in kept}
+    assert {"report.html", "particles.csv", "micrographs.csv", "summary.json", "figures"} <= names
 
 
 def test_calibration_lowers_the_nll_and_is_idempotent(trained, dataset, tmp_path) -> None:
