@@ -40,7 +40,7 @@ def prepare(
     source: str,
     dest: str,
     labels: str | None = None,
-    pixel_size: float | None = None,
+    pixel_size: float | str | None = None,
     split: str = "10,1,1",
     folds: str | int | None = None,
     seed: int = 0,
@@ -61,7 +61,8 @@ def prepare(
         dest: folder to write to; made if missing.
         labels: folder of label images; otherwise they are looked for beside the images (<name>_label.png)
             and in a folder labels beside images.
-        pixel_size: micrometres per pixel; wins over the files' own metadata.
+        pixel_size: micrometres per pixel, or a CSV file with columns name,pixel_size_um (a name may be a
+            pattern, WD6mm_*); wins over the files' own metadata.
         split: weights of training,validation,test; whole micrographs are dealt out.
         folds: number of folds for cross-validation, or a CSV file with columns name,fold; instead of a split.
         seed: decides the split.
@@ -180,7 +181,7 @@ def measure(
     dest: str,
     images: str | None = None,
     detectors: int = 2,
-    pixel_size: float | None = None,
+    pixel_size: float | str | None = None,
     label_value: str | int | None = None,
     label_color: str | None = None,
     instances: bool = False,
@@ -202,7 +203,8 @@ def measure(
         dest: folder to write to; made if missing.
         images: folder of the micrographs, raw or prepared: for greys, pixel size and pictures.
         detectors: 2 for SE2/InLens pairs in IMAGES; 1 for single images.
-        pixel_size: micrometres per pixel; wins over the files' own metadata.
+        pixel_size: micrometres per pixel, or a CSV file with columns name,pixel_size_um (a name may be a
+            pattern, WD6mm_*); wins over the files' own metadata.
         label_value: value (or values, 1,3) that is the carbide, for masks with several.
         label_color: r,g,b of the carbides in masks drawn in colour.
         instances: each value of a mask is one carbide (so are images of more than 8 bits anyway).
@@ -215,10 +217,12 @@ def measure(
     from carde_monai.labels import LabelRule
     from carde_monai.masks import Source, measure_masks
     from carde_monai.measurement import Settings
+    from carde_monai.pixel_sizes import PixelSizes
 
     settings = Settings(split_touching, min_area, large, saltykov)
     rule = LabelRule.parse(label_value, label_color)
-    source = Source(Path(masks), Path(images) if images else None, rule, instances, pixel_size, group_by)
+    sizes = PixelSizes(pixel_size)
+    source = Source(Path(masks), Path(images) if images else None, rule, instances, sizes, group_by)
     finish(measure_masks(source, Path(dest), settings, detectors), dest)
 
 

@@ -49,13 +49,17 @@ def find_label(name: str, paths: Sequence[Path], folders: Sequence[Path]) -> Pat
     """Find the label of the micrograph ``name`` made of the image files ``paths``, the first in ``folders``.
 
     A label is called ``<stem>_label.*``, in folders other than the images' own also ``<stem>.*``; the stem is
-    the name or that of any of the files. Raises InputError when two files in one folder fit.
+    the name or that of any of the files. Where each file of the micrograph has one, the first file's counts.
+    Raises InputError when two files in one folder fit otherwise.
     """
     stems = {name, *(path.stem for path in paths)}
     marked = {f"{stem}_label" for stem in stems}
     for folder in folders:
         wanted = marked if folder == paths[0].parent else marked | stems
         fits = [path for path in _pictures(folder) if path.stem in wanted]
+        own = [path for path in fits if path.stem == f"{paths[0].stem}_label"]
+        if len(own) == 1 and {path.stem for path in fits} <= {f"{path.stem}_label" for path in paths}:
+            return own[0]
         if len(fits) > 1:
             raise InputError(fits[0], f"{fits[1].name} is a label of the same micrograph", "keep one of them")
         if fits:

@@ -28,7 +28,8 @@ from carde_monai.measurement import (
     sample_name,
     write_results,
 )
-from carde_monai.sem import check_pixel_size, read_micrograph
+from carde_monai.pixel_sizes import PixelSizes
+from carde_monai.sem import read_micrograph
 from carde_monai.sem_files import Micrograph, find_micrographs, with_unique_names
 from carde_monai.sem_pixels import read_file_metadata
 
@@ -37,7 +38,7 @@ logger = logging.getLogger("carde_monai")
 Array = npt.NDArray[Any]
 
 NIFTI = (".nii.gz", ".nii")
-ANY = LabelRule()  # all that is not 0
+ANY, UNKNOWN = LabelRule(), PixelSizes(None)  # all that is not 0; what the files say
 # what stands at the end of a name, the likeliest mask first; the rest of the name is the micrograph's
 MASKS = ("_mask", "_label", "_labels", "_cp_masks")
 NUMBERED = ("_labels", "_cp_masks")  # by this project and by Cellpose: each particle has its number
@@ -50,18 +51,17 @@ PROBABILITIES = ("_probability.tif", "_probability.nii.gz")
 class Source:
     """Where masks lie, where their micrographs lie (None: nowhere), and how both are to be read.
 
-    Raises InputError for a pixel size or a regular expression that is none.
+    Raises InputError for a regular expression that is none.
     """
 
     masks: Path
     images: Path | None = None
     rule: LabelRule = ANY
     instances: bool = False
-    pixel_size: float | None = None
+    sizes: PixelSizes = UNKNOWN
     group_by: str | None = None
 
     def __post_init__(self) -> None:
-        check_pixel_size(self.pixel_size)
         check_group_by(self.group_by)
 
 
@@ -144,14 +144,15 @@ def read_field(mask: Micrograph, source: Source, images: dict[str, Micrograph]) 
     base = path.name[: -len(_suffix(path))]
     name = _split(path)[0]
     micrograph = next((images[one] for one in (mask.name, name, base) if one in images), None)
+    given = source.sizes.of(mask.name)
     image, bar, sizes = None, 0, []
     if micrograph is not None:
-        image, bar, size, where = _read_image(micrograph, source.pixel_size)
+        image, bar, size, where = _read_image(micrograph, given)
         sizes.append((size, where))
     frame = None if image is None else (image.shape[1], image.shape[2])
     particles, size = _read_particles(path, source, frame, bar)
     probability, probability_size = _read_probability(path.parent, name, particles.shape)
-    sizes = [(source.pixel_size, "pixel_size"), (size, f"mask file {path.name}"), *sizes]
+    sizes = [(given, "pixel_size"), (size, f"mask file {path.name}"), *sizes]
     sizes.append((probability_size, f"file {name}{PROBABILITIES[0]}"))
     pixel_size, where = next(((size, where) for size, where in sizes if size), (None, "unknown"))
     return Field(

@@ -21,7 +21,8 @@ from carde_monai import datalist
 from carde_monai.errors import Failure, InputError, write_failures
 from carde_monai.labels import LabelRule, read_label
 from carde_monai.pictures import VERMILLION, WHITE, Key, draw_scale_bar, outline, percent, save_png, to_grey8
-from carde_monai.sem import check_pixel_size, pixel_affine, read_micrograph
+from carde_monai.pixel_sizes import PixelSizes
+from carde_monai.sem import pixel_affine, read_micrograph
 from carde_monai.sources import Found, find_all
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def prepare(
     source: str | Path,
     dest: str | Path,
     labels: str | Path | None = None,
-    pixel_size: float | None = None,
+    pixel_size: float | str | Path | None = None,
     folds: int | str | Path | None = None,
     split: str | Sequence[float] = "10,1,1",
     seed: int = 0,
@@ -58,16 +59,16 @@ def prepare(
     """Write the micrographs and labels of a folder as a MONAI data set and return those that failed.
 
     ``source`` is a folder of images, or holds ``images/``, ``labels/`` and ``hold-out/``, or raw folders with
-    ``Original SEM Images/``. ``pixel_size`` is in micrometres and wins over the files' own. ``folds`` is a
-    number of folds or a CSV file (columns name, fold) and replaces ``split``, the weights of training,
-    validation and test. Labels are two-valued, classes (``label_value``) or drawn in a colour
-    (``label_color``: R,G,B). A data set that ``dest`` already holds is replaced as a whole, or left alone on
-    an error. Raises InputError when nothing can be prepared or an option does not fit; a fault of one
-    micrograph does not stop the others.
+    ``Original SEM Images/``. ``pixel_size`` is in micrometres, or a table (`PixelSizes`), and wins over the
+    files' own. ``folds`` is a number of folds or a CSV file (columns name, fold) and replaces ``split``, the
+    weights of training, validation and test. Labels are two-valued, classes (``label_value``) or drawn in a
+    colour (``label_color``: R,G,B). A data set that ``dest`` already holds is replaced as a whole, or left
+    alone on an error. Raises InputError when nothing can be prepared or an option does not fit; a fault of
+    one micrograph does not stop the others.
     """
     source, dest = Path(source).absolute(), Path(dest).absolute()
     labels = Path(labels).absolute() if labels else None
-    check_pixel_size(pixel_size)
+    sizes = PixelSizes(pixel_size)
     former = _check_places(source, dest, labels)
     found, failures = find_all(source, detectors, labels, LabelRule.parse(label_value, label_color))
     table = _fold_table(found, failures, folds)
@@ -76,7 +77,7 @@ def prepare(
     try:
         dest.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".preparing-", dir=dest) as staging:
-            done = _prepare_all(found, failures, Path(staging), pixel_size)
+            done = _prepare_all(found, failures, Path(staging), sizes)
             write_failures(failures, dest / "failures.csv")
             _check_result(source, done, failures)
             names = [one.item["name"] for one in done if one.coverage is not None and not one.holdout]
@@ -158,14 +159,14 @@ def _share(
 
 
 def _prepare_all(
-    found: list[Found], failures: list[Failure], staging: Path, pixel_size: float | None
+    found: list[Found], failures: list[Failure], staging: Path, sizes: PixelSizes
 ) -> list[Prepared]:
     for folder in ("images", "labels", "quicklook"):
         (staging / folder).mkdir()
     done = []
     for one in tqdm(found, desc="prepare", unit="micrograph", disable=None):
         try:
-            done.append(_prepare_one(one, staging, pixel_size))
+            done.append(_prepare_one(one, staging, sizes.of(one.name)))
         except InputError as error:
             failures.append(Failure(one.name, str(error)))
     return done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from carde_monai.errors import Failure, InputError
 from carde_monai.labels import RAW_COLOUR, RAW_FOLDER, LabelRule, find_label, find_raw_label
 from carde_monai.sem import Micrograph, find_micrographs
 
+logger = logging.getLogger("carde_monai")
+
+PREPROCESSED = "preprocessed"
 HOLDOUT = ("hold-out", "holdout", "hold_out")
 
 
@@ -30,6 +34,7 @@ def find_all(
     """Find the micrographs below a source folder, each with its label if it has one.
 
     If there are raw folders, only they are searched; what else lies beside them are steps of work on them.
+    But a folder ``preprocessed`` is the outcome of that work: beside it, raw folders are passed over.
     Raises InputError if there is no image, or no label in the folder ``labels``.
     """
     pairs, failures = _micrographs(source, detectors, labels)
@@ -59,10 +64,14 @@ def _micrographs(
     source: Path, detectors: int, labels: Path | None
 ) -> tuple[list[tuple[Micrograph, bool]], list[Failure]]:
     """The micrographs below a source folder, each with whether it is the only one of its raw folder."""
-    raw = sorted(path for path in (source, *source.rglob("*")) if path.name.lower() == RAW_FOLDER)
+    folders = [source, *(path for path in source.rglob("*") if path.is_dir())]
+    raw = sorted(path for path in folders if path.name.lower() == RAW_FOLDER)
+    done = [path for path in folders if path.name.lower() == PREPROCESSED]
+    if raw and done:
+        logger.info("%s is taken; the raw folders beside it are passed over", done[0])
     pairs, failures = [], []
-    for folder in raw or [source]:
-        micrographs, failed = find_micrographs(folder, detectors, recursive=not raw)
+    for folder in done[:1] if raw and done else raw or [source]:
+        micrographs, failed = find_micrographs(folder, detectors, recursive=folder not in raw)
         failures += failed
         pairs += [(one, len(micrographs) + len(failed) == 1) for one in micrographs]
     within = [pair for pair in pairs if labels in pair[0].paths[0].parents]

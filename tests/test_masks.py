@@ -15,6 +15,7 @@ from carde_monai.labels import LabelRule
 from carde_monai.masks import Source, find_images, find_masks, measure_masks, read_field, read_nifti
 from carde_monai.measurement import Settings
 from carde_monai.particles import label_particles, save_labels
+from carde_monai.pixel_sizes import PixelSizes
 from carde_monai.prepare import write_nifti
 from carde_monai.report import write_segmentation
 
@@ -150,7 +151,7 @@ def test_a_mask_of_the_full_frame_is_cut_like_its_micrograph(raw: Path, tmp_path
 
 def test_the_pixel_size_given_wins(tmp_path: Path) -> None:
     write_fiji(tmp_path / "steel.tif", squares(), False)
-    (field,) = read(tmp_path, pixel_size=0.02)
+    (field,) = read(tmp_path, sizes=PixelSizes(0.02))
     assert (field.pixel_size_um, field.pixel_size_source) == (0.02, "pixel_size")
 
 
