@@ -87,7 +87,7 @@ def prepare(
     finish(failures, dest)
 
 
-def train(dataset: str, bundle: str = "bundle", **overrides: Any) -> None:
+def train(dataset: str, bundle: str = "bundle", overlay: str | None = None, **overrides: Any) -> None:
     """Train the bundle's network on a prepared data set; the best weights go to BUNDLE/models/model.pt.
 
     The best are those with the highest Dice on the validation micrographs. The table and curve of the
@@ -102,12 +102,14 @@ def train(dataset: str, bundle: str = "bundle", **overrides: Any) -> None:
     Args:
         dataset: folder that prepare wrote.
         bundle: folder of the bundle to train; if it does not exist, a copy of the packaged bundle.
+        overlay: configs that change the network or the loss, by name (unet, carde_unet, mean_variance) or
+            path (best.json of a search), several with commas; give the same to calibrate, evaluate, segment.
         overrides: settings of configs/train.json.
     """
-    _run_training(["train"], dataset, bundle, overrides)
+    _run_training(["train"], dataset, bundle, overlay, overrides)
 
 
-def calibrate(dataset: str, bundle: str = "bundle", **overrides: Any) -> None:
+def calibrate(dataset: str, bundle: str = "bundle", overlay: str | None = None, **overrides: Any) -> None:
     """Fit the temperature on the validation micrographs and fold it into BUNDLE/models/model.pt.
 
     A probability of 0.9 then means that nine of ten such pixels are carbide, in every export of the weights.
@@ -117,12 +119,13 @@ def calibrate(dataset: str, bundle: str = "bundle", **overrides: Any) -> None:
     Args:
         dataset: folder that prepare wrote, the one that the bundle was trained on.
         bundle: folder of the trained bundle.
+        overlay: configs that it was trained with besides train.json.
         overrides: settings of configs/train.json and configs/calibrate.json by their names, such as --fold 0.
     """
-    _run_training(["train", "calibrate"], dataset, bundle, overrides)
+    _run_training(["train", "calibrate"], dataset, bundle, overlay, overrides)
 
 
-def evaluate(dataset: str, bundle: str = "bundle", **overrides: Any) -> None:
+def evaluate(dataset: str, bundle: str = "bundle", overlay: str | None = None, **overrides: Any) -> None:
     """Compare network and classical baseline with the labels of the test and hold-out micrographs.
 
     Writes metrics.csv (a row a micrograph), tiles.csv, summary.json, box_plot.png and overlays of the best
@@ -132,10 +135,11 @@ def evaluate(dataset: str, bundle: str = "bundle", **overrides: Any) -> None:
     Args:
         dataset: folder that prepare wrote.
         bundle: folder of the trained bundle.
+        overlay: configs that it was trained with besides train.json.
         overrides: settings of configs/train.json and configs/evaluate.json by their names, such as
             --sections test, --fold 0 or --output_dir results.
     """
-    _run_training(["train", "evaluate"], dataset, bundle, overrides)
+    _run_training(["train", "evaluate"], dataset, bundle, overlay, overrides)
 
 
 def segment(
@@ -144,6 +148,7 @@ def segment(
     bundle: str | None = None,
     detectors: int = 2,
     pixel_size: float | None = None,
+    overlay: str | None = None,
     **overrides: Any,
 ) -> None:
     """Segment a folder of raw SEM files, or a prepared data set, and measure the carbides.
@@ -160,6 +165,8 @@ def segment(
         bundle: folder of a trained bundle; the packaged one if not given.
         detectors: 2 for SE2/InLens pairs; 1 for single images (TIFF or PNG of any name).
         pixel_size: micrometres per pixel; wins over the files' own metadata.
+        overlay: configs of another network or way to infer, by name (unet, carde_unet, mean_variance, tta,
+            ensemble) or path, several with commas.
         overrides: settings of configs/inference.json and configs/segment.json by their names, such as
             --weights other.pt, --window_size 512,512, and those of the measurement: --split_touching,
             --min_area 5 (pixels), --large 0.5 (micrometres), --saltykov, --group_by REGEX (the sample in the
@@ -173,7 +180,7 @@ def segment(
     if not any(Path(source, "images").glob("*.nii.gz")):
         configs.insert(1, "sem")
         overrides |= {"detectors": detectors, "pixel_size": pixel_size}
-    bundles.run(root, configs, overrides, training=False)
+    bundles.run(root, [*configs, *_names(overlay)], overrides, training=False)
 
 
 def measure(
@@ -258,6 +265,23 @@ def compare(
     finish(failures, dest)
 
 
+def import_carde(checkpoint: str, bundle: str = "bundle", temperature: float | None = None) -> None:
+    """Take over the weights of the publication's network, or others that its code carde has trained.
+
+    Writes BUNDLE/models/carde.pt, calibrated, and carde.json (where it comes from). Code in the file is not
+    run. The overlay carde_unet segments, evaluates and trains on with it.
+    Example: carde-monai import-carde best.ckpt --bundle mybundle
+
+    Args:
+        checkpoint: Lightning checkpoint (.ckpt) of carde.
+        bundle: folder of the bundle; if it does not exist, a copy of the packaged bundle.
+        temperature: divides the logits; if not given 1.8677, or 1 for a mean-variance network.
+    """
+    from carde_monai.carde_checkpoint import import_carde as run
+
+    run(checkpoint, bundle, temperature)
+
+
 def demo(dest: str = "demo_out") -> None:
     """Do everything once, on synthetic steel: synthesize, prepare, train, calibrate, evaluate, segment.
 
@@ -272,8 +296,19 @@ def demo(dest: str = "demo_out") -> None:
 
 
 VERBS = {
-    verb.__name__: verb
-    for verb in (demo, synthesize, prepare, train, calibrate, evaluate, segment, measure, compare)
+    verb.__name__.replace("_", "-"): verb
+    for verb in (
+        demo,
+        synthesize,
+        prepare,
+        train,
+        calibrate,
+        evaluate,
+        segment,
+        measure,
+        compare,
+        import_carde,
+    )
 }
 NOTES = """
 
@@ -284,17 +319,25 @@ NOTES
     failures.csv), the others were done; 130 stopped by Ctrl-C."""
 
 
-def _run_training(configs: list[str], dataset: str, bundle: str, overrides: dict[str, Any]) -> None:
+def _names(overlay: str | None) -> list[str]:
+    return [name.strip() for name in (overlay or "").split(",") if name.strip()]
+
+
+def _run_training(
+    configs: list[str], dataset: str, bundle: str, overlay: str | None, overrides: dict[str, Any]
+) -> None:
     from carde_monai import bundles, datalist
 
     overrides = {"dataset_dir": dataset, **overrides}
     root = Path(bundle)
-    if configs == ["train"] and not root.exists():
+    new = configs == ["train"]
+    configs = [configs[0], *_names(overlay), *configs[1:]]  # the stage last: it says whose weights count
+    if new and not root.exists():
         # a mistyped folder or option must not leave a new bundle behind
         bundles.check_overrides(bundles.config_files(bundles.packaged_bundle(), configs), overrides)
         for section in ("training", "validation"):
             datalist.load(dataset, section, overrides.get("fold"))
-    if configs == ["train"]:
+    if new:
         root = bundles.working_bundle(bundle)
     bundles.run(root, configs, overrides, training=True)
 

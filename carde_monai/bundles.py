@@ -44,18 +44,22 @@ def working_bundle(path: str | Path) -> Path:
 
 
 def config_files(bundle: Path, configs: Sequence[str]) -> list[str]:
-    """Paths of the configs of these names.
+    """Paths of the configs of these names; a name that ends in ``.json`` is a path itself.
 
     Raises:
         InputError: one of them is missing.
     """
-    files = [bundle / "configs" / f"{name}.json" for name in configs]
-    for file in files:
+    known = ", ".join(sorted(path.stem for path in (bundle / "configs").glob("*.json")))
+    files = []
+    for name in configs:
+        file = Path(name) if name.endswith(".json") else bundle / "configs" / f"{name}.json"
         if not file.is_file():
-            wrong = "there is no such file" if bundle.is_dir() else "there is no such bundle"
             remedy = "--bundle must name the folder of a bundle, which carde-monai train makes"
-            raise InputError(file if bundle.is_dir() else bundle, wrong, remedy)
-    return [str(file) for file in files]
+            if not bundle.is_dir():
+                raise InputError(bundle, "there is no such bundle", remedy)
+            raise InputError(file, "there is no such file", f"choose from {known}" if known else remedy)
+        files.append(str(file))
+    return files
 
 
 def run(bundle: Path, configs: Sequence[str], overrides: Mapping[str, Any], training: bool) -> ConfigWorkflow:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("carde_monai", "torch", "monai", "pytorch-ignite", "mlflow", "scikit-image", "SimpleITK")
 
@@ -46,7 +47,6 @@ def without_password(text: str) -> str:
 def model_facts(weights: str | Path) -> dict[str, str]:
     """The file of the weights with the start of its SHA-256, and the temperature that is folded into it.
 
-    The temperature is that of ``calibration.json`` beside the weights, if it was written for this very file.
     {} where there is no such file.
     """
     weights = Path(weights)
@@ -54,11 +54,25 @@ def model_facts(weights: str | Path) -> dict[str, str]:
         return {}
     digest = file_digest(weights)
     temperature = "not known to be calibrated"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads((weights.parent / "calibration.json").read_text(encoding="utf-8"))
-        if record["checkpoint_sha256"] == digest:
-            temperature = f"{record['total_temperature']:.3g}, fitted on {record['section']} micrographs"
+    if record := temperature_record(weights, digest):
+        origin = record.get("section", "")
+        origin = f"fitted on {origin} micrographs" if origin else f"imported with {record.get('source')}"
+        temperature = f"{record['total_temperature']:.3g}, {origin}"
     return {"weights": f"{weights} (SHA-256 {digest[:16]}…)", "temperature": temperature}
+
+
+def temperature_record(weights: Path, digest: str) -> dict[str, Any]:
+    """What is recorded beside the weights of the temperature in this very file; {} if nothing.
+
+    ``digest`` is their SHA-256. ``calibration.json`` is written by the calibration, ``<stem>.json`` by the
+    import of weights.
+    """
+    for name in ("calibration.json", f"{weights.stem}.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads((weights.parent / name).read_text(encoding="utf-8"))
+            if record["checkpoint_sha256"] == digest and float(record["total_temperature"]):
+                return record
+    return {}
 
 
 def file_digest(path: Path) -> str:

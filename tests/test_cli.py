@@ -115,7 +115,7 @@ def cli(world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
         ("prepare raw file", "file: is a file; choose another folder"),
         ("prepare raw raw", "raw: is the source itself"),
         ("prepare raw out --labels nowhere", "nowhere: no such folder; give --labels"),
-        ("prepare raw out --pixel_size abc", "--pixel_size: abc is no pixel size; give micrometres"),
+        ("prepare raw out --pixel_size abc", "--pixel_size: abc is neither a number nor a file; give micrometres"),
         ("prepare raw out --split nonsense", "--split: 'nonsense' is not three numbers"),
         ("prepare raw out --split 1,2", "--split: '1,2' is not three numbers"),
         ("prepare raw out --folds 1", "--folds: 1 is too few"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 from pathlib import Path
 
@@ -38,3 +40,23 @@ def test_git_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert provenance.git_commit(file) == f"{commit}-dirty"
     monkeypatch.setenv("PATH", "")
     assert provenance.git_commit(file) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "told"),
+    [
+        ("calibration.json", {"section": "validation"}, "1.87, fitted on validation micrographs"),
+        ("model.json", {"source": "carde.ckpt"}, "1.87, imported with carde.ckpt"),
+        ("model.json", {"checkpoint_sha256": "another"}, "not known to be calibrated"),
+        ("other.json", {}, "not known to be calibrated"),
+    ],
+)
+def test_model_facts(tmp_path: Path, name: str, record: dict, told: str) -> None:
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    content = {"checkpoint_sha256": digest, "total_temperature": 1.8677} | record
+    (tmp_path / name).write_text(json.dumps(content))
+    facts = provenance.model_facts(weights)
+    assert facts == {"weights": f"{weights} (SHA-256 {digest[:16]}…)", "temperature": told}
+    assert provenance.model_facts(tmp_path / "none.pt") == {}

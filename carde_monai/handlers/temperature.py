@@ -25,7 +25,7 @@ from carde_monai.calibration import (
 from carde_monai.errors import InputError
 from carde_monai.handlers.baseline import decollated
 from carde_monai.handlers.segmentation import micrograph_name
-from carde_monai.provenance import file_digest
+from carde_monai.provenance import file_digest, temperature_record
 from carde_monai.report import reliability_diagram
 
 SHORT_OF_PIXELS = "calibrate on validation micrographs with carbides, with a network that has been trained"
@@ -180,9 +180,5 @@ def _with_weights(content: dict[str, Any], weights: dict[str, Any]) -> dict[str,
 
 def _total_temperature(checkpoint: Path) -> float:
     """Product of the temperatures already in this very file; 1 if it was never calibrated or trained anew."""
-    try:
-        record = json.loads(_record(checkpoint).read_text(encoding="utf-8"))
-        same = record["checkpoint_sha256"] == file_digest(checkpoint)
-        return float(record["total_temperature"]) if same else 1.0
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
-        return 1.0
+    record = temperature_record(checkpoint, file_digest(checkpoint))
+    return float(record["total_temperature"]) if record else 1.0
