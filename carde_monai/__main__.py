@@ -97,7 +97,7 @@ def train(dataset: str, bundle: str = "bundle", overlay: str | None = None, **ov
     are --max_epochs, --learning_rate, --batch_size, --roi_size 128,128, --early_stop_patience, --seed,
     --fold 0 (the test fold of data prepared with folds), --weights old.pt (to start from), --run_name and
     --tracking_uri http://localhost:5000 (of MLflow, None switches it off).
-    Example: carde-monai train data --bundle mybundle --max_epochs 50 --validate#inferer#overlap 0.5
+    Example: carde-monai train data --bundle mybundle --max_epochs 50 --window#overlap 0.5
 
     Args:
         dataset: folder that prepare wrote.
@@ -137,9 +137,9 @@ def evaluate(dataset: str, bundle: str = "bundle", overlay: str | None = None, *
         bundle: folder of the trained bundle.
         overlay: configs that it was trained with besides train.json.
         overrides: settings of configs/train.json and configs/evaluate.json by their names, such as
-            --sections test, --fold 0 or --output_dir results.
+            --sections test, --fold 0, --output_dir results or --weights a.pt,b.pt (an ensemble).
     """
-    _run_training(["train", "evaluate"], dataset, bundle, overlay, overrides)
+    _run_training(["train", "evaluate", *_ensemble(overrides)], dataset, bundle, overlay, overrides)
 
 
 def segment(
@@ -165,12 +165,12 @@ def segment(
         bundle: folder of a trained bundle; the packaged one if not given.
         detectors: 2 for SE2/InLens pairs; 1 for single images (TIFF or PNG of any name).
         pixel_size: micrometres per pixel; wins over the files' own metadata.
-        overlay: configs of another network or way to infer, by name (unet, carde_unet, mean_variance, tta,
-            ensemble) or path, several with commas.
+        overlay: configs of another network or way to infer, by name (unet, carde_unet, mean_variance, tta)
+            or path, several with commas.
         overrides: settings of configs/inference.json and configs/segment.json by their names, such as
-            --weights other.pt, --window_size 512,512, and those of the measurement: --split_touching,
-            --min_area 5 (pixels), --large 0.5 (micrometres), --saltykov, --group_by REGEX (the sample in the
-            path; otherwise a sample is a sub-folder).
+            --weights other.pt (a.pt,b.pt is an ensemble), --window_size 512,512, and those of the
+            measurement: --split_touching, --min_area 5 (pixels), --large 0.5 (micrometres), --saltykov,
+            --group_by REGEX (the sample in the path; otherwise a sample is a sub-folder).
     """
     from carde_monai import bundles
 
@@ -180,7 +180,8 @@ def segment(
     if not any(Path(source, "images").glob("*.nii.gz")):
         configs.insert(1, "sem")
         overrides |= {"detectors": detectors, "pixel_size": pixel_size}
-    bundles.run(root, [*configs, *_names(overlay)], overrides, training=False)
+    configs += [*_ensemble(overrides), *_names(overlay)]
+    bundles.run(root, configs, overrides, training=False)
 
 
 def measure(
@@ -321,6 +322,14 @@ NOTES
 
 def _names(overlay: str | None) -> list[str]:
     return [name.strip() for name in (overlay or "").split(",") if name.strip()]
+
+
+def _ensemble(overrides: dict[str, Any]) -> list[str]:
+    """The config that ``--weights a.pt,b.pt`` needs."""
+    from carde_monai.uncertainty import weight_files
+
+    weights = overrides.get("weights")
+    return ["ensemble"] if weights is not None and len(weight_files(weights)) > 1 else []
 
 
 def _run_training(

@@ -19,6 +19,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from carde_monai.errors import InputError, user_mistake
+from carde_monai.uncertainty import weight_files
 
 ROUTINE = {"bundle_root", "dataset_dir", "output_dir", "detectors", "pixel_size"}  # given in every run
 
@@ -50,12 +51,12 @@ def check_places(parser: ConfigParser) -> None:
     Raises:
         InputError: there are no ``weights``, or ``output_dir`` or ``ckpt_dir`` is no folder.
     """
-    weights = _weights(parser)
-    if weights is not None and not weights.is_file():
-        remedy = "train first (carde-monai train), or name others with --bundle or --weights"
-        raise InputError(weights, "there are no such weights", remedy)
-    if weights is not None and not zipfile.is_zipfile(weights):  # what torch.save writes
-        raise InputError(weights, "holds no weights, or is cut off", "copy it again, or train anew")
+    for weights in _weights(parser):
+        if not weights.is_file():
+            remedy = "train first (carde-monai train), or name others with --bundle or --weights"
+            raise InputError(weights, "there are no such weights", remedy)
+        if not zipfile.is_zipfile(weights):  # what torch.save writes
+            raise InputError(weights, "holds no weights, or is cut off", "copy it again, or train anew")
     for name in ("output_dir", "ckpt_dir"):
         if name in parser:
             _check_writable(Path(str(parser.get_parsed_content(name))))
@@ -133,10 +134,10 @@ def _check_writable(folder: Path) -> None:
         raise InputError(folder, "cannot be written to", "choose another folder, or ask for permission")
 
 
-def _weights(parser: ConfigParser) -> Path | None:
-    """Path of the weights that the configs load, if any."""
+def _weights(parser: ConfigParser) -> list[Path]:
+    """Paths of the weights that the configs load: none, one, or those of an ensemble."""
     weights = parser.get_parsed_content("weights") if "weights" in parser else None
-    return None if weights is None else Path(str(weights))
+    return [] if weights is None else weight_files(weights)
 
 
 def _weights_mistake(parser: ConfigParser) -> InputError | None:
@@ -145,8 +146,10 @@ def _weights_mistake(parser: ConfigParser) -> InputError | None:
         weights = _weights(parser)
     except Exception:  # not the weights are at fault but how they are named
         return None
-    if weights is None:
-        return None
+    return next(filter(None, (_wrong(file, parser) for file in weights)), None)
+
+
+def _wrong(weights: Path, parser: ConfigParser) -> InputError | None:
     remedy = "give a model.pt as carde-monai train writes it"
     try:
         content = torch.load(weights, map_location="cpu", weights_only=True)

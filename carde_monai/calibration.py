@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
@@ -164,8 +166,26 @@ def reliability(histogram: LogitHistogram, temperature: float = 1.0, bins: int =
     )
 
 
+def read_points(path: str | Path, moment: str = "before") -> list[dict[str, float]]:
+    """The reliability points in the ``calibration.json`` of another run, ``before`` or ``after`` its scaling.
+
+    Raises InputError for a file that is missing or is no such record.
+    """
+    try:
+        points = json.loads(Path(path).read_text(encoding="utf-8"))[moment]["points"]
+        return [{key: float(one[key]) for key in ("predicted", "observed", "count")} for one in points]
+    except FileNotFoundError:
+        raise InputError(path, "there is no such file", "calibrate that bundle first") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(path, "holds no reliability points", "give a calibration.json") from None
+
+
 def fold_temperature(state_dict: dict[str, Any], temperature: float, layer: str) -> dict[str, Any]:
     """Divide weight and bias of the last ``layer`` by T, so that the network's own logits become z / T.
+
+    Of two outputs (mean-variance estimation: f and sigma) only the first is divided. The logit of the mean
+    probability is z = f / sqrt(1 + pi sigma² / 8) (MacKay 1992) but for some per cent, so that it becomes
+    z / T as well; with sigma / T it would not.
 
     Returns a new state dict; the other entries are the same tensors. Raises ValueError for a T that is not
     positive and finite, InputError for a layer that the state dict lacks, with the names that it has.
@@ -179,5 +199,5 @@ def fold_temperature(state_dict: dict[str, Any], temperature: float, layer: str)
     folded = copy.copy(state_dict)  # unlike dict(), keeps the versions that torch puts beside the entries
     for name in (f"{layer}.weight", f"{layer}.bias"):
         if name in folded:
-            folded[name] = folded[name] / temperature
+            folded[name] = torch.cat([folded[name][:1] / temperature, folded[name][1:]])
     return folded

@@ -49,9 +49,10 @@ def model_facts(weights: str | Path) -> dict[str, str]:
 
     {} where there is no such file.
     """
+    if not Path(weights).is_file():  # missing, or the files of an ensemble: a.pt,b.pt
+        members = [model_facts(one.strip()) for one in str(weights).split(",")] if "," in str(weights) else []
+        return {key: "; ".join(one.get(key, "") for one in members) for key in (members or [{}])[0]}
     weights = Path(weights)
-    if not weights.is_file():
-        return {}
     digest = file_digest(weights)
     temperature = "not known to be calibrated"
     if record := temperature_record(weights, digest):

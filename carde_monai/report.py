@@ -40,14 +40,19 @@ Points = Sequence[Mapping[str, Any]]
 
 
 def write_segmentation(
-    name: str, image: Array, probability: Array, dest: Path, pixel_size_um: float | None = None
+    name: str,
+    image: Array,
+    probability: Array,
+    dest: Path,
+    pixel_size_um: float | None = None,
+    maps: Mapping[str, Array] | None = None,
 ) -> list[Path]:
     """Write mask, probability, confidence map and overlay of a micrograph into ``dest``; return the paths.
 
-    ``image`` is (2, H, W) raw greys, ``probability`` (H, W). Nothing is put in place before all four
-    are written. The probability is a float32 ImageJ TIFF with the pixel size in microns. Raises
-    InputError for a name that is no file name, sizes that differ and probabilities that are no numbers;
-    OSError where the disk refuses.
+    ``image`` is (2, H, W) raw greys, ``probability`` (H, W); ``maps`` are further (H, W) results, which
+    become ``<name>_<key>.tif``. Nothing is put in place before all are written. Probability and maps are
+    float32 ImageJ TIFFs with the pixel size in microns. Raises InputError for a name that is no file name,
+    sizes that differ and probabilities that are no numbers; OSError where the disk refuses.
     """
     if not name or Path(name).name != name:
         raise InputError(name or "micrograph without a name", "cannot name a file", "rename the micrograph")
@@ -60,16 +65,23 @@ def write_segmentation(
     dest.mkdir(parents=True, exist_ok=True)
     mask = probability > 0.5
     with tempfile.TemporaryDirectory(prefix=".", dir=dest) as folder:
-        mask_file, probability_file, confidence_file, overlay_file = files = [
+        files = [
             Path(folder, f"{name}_{kind}")
             for kind in ("mask.png", "probability.tif", "confidence.png", "overlay.png")
         ]
+        further = {Path(folder, f"{name}_{key}.tif"): np.float32(one) for key, one in (maps or {}).items()}
+        files += further
+        mask_file, probability_file, confidence_file, overlay_file = files[:4]
         with ThreadPoolExecutor(4) as pool:  # compression releases the GIL; two cores halve the time
             tasks = [
                 pool.submit(write_tiff, probability, probability_file, pixel_size_um, (0, 1)),
                 pool.submit(overlay_picture, image, mask, overlay_file, pixel_size_um),
                 pool.submit(confidence_picture, probability, confidence_file, pixel_size_um),
                 pool.submit(save_png, Image.fromarray(mask.astype(np.uint8) * 255), mask_file),
+                *(
+                    pool.submit(write_tiff, one, file, pixel_size_um, (0, float(one.max()) or 1.0))
+                    for file, one in further.items()
+                ),
             ]
         for task in tasks:
             task.result()
@@ -79,12 +91,17 @@ def write_segmentation(
 
 
 def reliability_diagram(
-    before: Points, after: Points | None, path: Path, *, title: str | None = None
+    before: Points,
+    after: Points | None,
+    path: Path,
+    *,
+    title: str | None = None,
+    beside: Mapping[str, Points] | None = None,
 ) -> None:
     """Draw observed carbide share against predicted probability, before and after calibration, and counts.
 
-    Points are mappings with ``predicted``, ``observed`` (0..1) and ``count`` (pixels); those of no pixels
-    are left out.
+    ``beside`` are further curves by name, such as mean variance, three at most. Points are mappings with
+    ``predicted``, ``observed`` (0..1) and ``count`` (pixels); those of no pixels are left out.
     """
     figure = Figure(figsize=(6.4, 8), layout="constrained")
     curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -92,6 +109,9 @@ def reliability_diagram(
     series = [("before calibration", before, VERMILLION, "o")]
     if after is not None:
         series.append(("after calibration", after, BLUE, "s"))
+    styles = ((GREEN, "^"), (PURPLE, "v"), (ORANGE, "D"))
+    for (name, points), style in zip((beside or {}).items(), styles, strict=False):
+        series.append((name, points, *style))
     for name, points, colour, marker in series:
         filled = sorted((p for p in points if p["count"]), key=lambda p: float(p["predicted"]))
         predicted = [p["predicted"] for p in filled]

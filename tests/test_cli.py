@@ -115,7 +115,7 @@ def cli(world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
         ("prepare raw file", "file: is a file; choose another folder"),
         ("prepare raw raw", "raw: is the source itself"),
         ("prepare raw out --labels nowhere", "nowhere: no such folder; give --labels"),
-        ("prepare raw out --pixel_size abc", "--pixel_size: abc is neither a number nor a file; give micrometres"),
+        ("prepare raw out --pixel_size abc", "--pixel_size: abc is neither a number nor a file; give"),
         ("prepare raw out --split nonsense", "--split: 'nonsense' is not three numbers"),
         ("prepare raw out --split 1,2", "--split: '1,2' is not three numbers"),
         ("prepare raw out --folds 1", "--folds: 1 is too few"),
@@ -161,7 +161,7 @@ def cli(world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
         ("segment raw out --bundle bundle --pixel_size abc", "--pixel_size: abc is no pixel size"),
         ("segment raw out --bundle bundle --detectors 3", "--detectors: 3 is not possible"),
         ("segment raw out --bundle bundle --wights x", "--wights: is no setting of this bundle"),
-        ("segment raw out --bundle bundle --inferer#overlap 7", "--inferer#overlap 7: cannot be used"),
+        ("segment raw out --bundle bundle --window#overlap 7", "--window#overlap 7: cannot be used"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(words: str, told: str, cli: Cli, world) -> None:

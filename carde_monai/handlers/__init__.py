@@ -3,6 +3,7 @@
 from carde_monai.handlers.baseline import SimpleITKBaseline
 from carde_monai.handlers.evaluation import MicrographReport
 from carde_monai.handlers.history import History
+from carde_monai.handlers.mean_variance import WarmUp
 from carde_monai.handlers.measurement import MeasurementComparison, ParticleMeasurement
 from carde_monai.handlers.segmentation import SegmentationWriter
 from carde_monai.handlers.temperature import TemperatureScaling
@@ -18,4 +19,5 @@ __all__ = [
     "SegmentationWriter",
     "SimpleITKBaseline",
     "TemperatureScaling",
+    "WarmUp",
 ]

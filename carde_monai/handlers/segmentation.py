@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ignite.engine import Engine, Events
 from monai.data.utils import affine_to_spacing
 from monai.utils import convert_to_numpy
@@ -17,17 +16,23 @@ from carde_monai.sem import MICRON
 
 
 class SegmentationWriter:
-    """Write the four result files of each micrograph that an evaluator has segmented.
+    """Write the result files of each micrograph that an evaluator has segmented.
 
     Needs decollated items: ``engine.state.batch[i]`` with ``raw`` (2, H, W) and ``name`` (or the file name in
-    the meta data), ``engine.state.output[i]`` with ``probability`` (1, H, W). What cannot be written is
-    collected in ``failures``, one entry a micrograph, and the rest goes on: a full disk, a name too long, two
-    micrographs of one name (the first is kept). ``written`` lists the names that are on the disk.
-    With ``overwrite=False`` results of an earlier run are kept, and the micrograph is a failure.
+    the meta data), ``engine.state.output[i]`` with ``probability`` (1, H, W) and, if they are to be written,
+    the ``maps`` (1, H, W). What cannot be written is collected in ``failures``, one entry a micrograph, and
+    the rest goes on: a full disk, a name too long, two micrographs of one name (the first is kept).
+    ``written`` lists the names that are on the disk. With ``overwrite=False`` results of an earlier run are
+    kept, and the micrograph is a failure.
     """
 
-    def __init__(self, output_dir: str | Path, overwrite: bool = True) -> None:
-        self.output_dir = Path(output_dir)
+    def __init__(
+        self,
+        output_dir: str | Path,
+        overwrite: bool = True,
+        maps: Sequence[str] = ("sigma", "mutual_information"),
+    ) -> None:
+        self.output_dir, self.maps = Path(output_dir), maps
         self.overwrite = overwrite
         self.failures: list[Failure] = []
         self._sources: dict[str, str | None] = {}
@@ -51,11 +56,11 @@ class SegmentationWriter:
         for item, output in zip(state.batch, state.output, strict=True):
             name = micrograph_name(item)
             try:
-                self._write(name, item, convert_to_numpy(output["probability"])[0])
+                self._write(name, item, output)
             except (InputError, OSError) as error:
                 self.failures.append(Failure.of(name, error))
 
-    def _write(self, name: str, item: Mapping[str, Any], probability: np.ndarray) -> None:
+    def _write(self, name: str, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
         source = source_file(item)
         if name in self._sources:
             # The same file twice is no clash: samplers for several processes pad with repetitions.
@@ -63,8 +68,10 @@ class SegmentationWriter:
                 raise InputError(source or name, "shares its name with another micrograph", "rename one")
         elif not self.overwrite and (self.output_dir / f"{name}_mask.png").exists():
             raise InputError(self.output_dir, "has results of this name", "choose another or overwrite")
-        raw = item["raw"]
-        write_segmentation(name, convert_to_numpy(raw), probability, self.output_dir, pixel_size_um(raw))
+        raw, probability = item["raw"], convert_to_numpy(output["probability"])[0]
+        maps = {key: convert_to_numpy(output[key])[0] for key in self.maps if key in output}
+        size = pixel_size_um(raw)
+        write_segmentation(name, convert_to_numpy(raw), probability, self.output_dir, size, maps)
         self._sources[name] = source
 
 

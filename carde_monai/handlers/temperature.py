@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from carde_monai.calibration import (
     Reliability,
     fit_temperature,
     fold_temperature,
+    read_points,
     reliability,
 )
 from carde_monai.errors import InputError
@@ -37,7 +38,8 @@ class TemperatureScaling:
     Needs decollated items with ``section`` and ``name`` in the batch, ``logit`` and ``label`` in the output.
     At the end rank 0 rewrites ``checkpoint`` (a state dict, or a dict with one under ``model``), writes
     ``calibration.json`` beside it and ``reliability.png`` into ``output_dir``; every rank folds T into
-    ``network``, if given, and puts temperature and figures into ``engine.state.metrics``. Raises InputError
+    ``network``, if given, and puts temperature and figures into ``engine.state.metrics``. ``beside`` maps
+    names to the ``calibration.json`` of other runs, whose uncalibrated curve is drawn, too. Raises InputError
     for items of another section than ``section``, for a checkpoint that cannot be read or is not the
     network's, and where no T exists.
     """
@@ -49,6 +51,7 @@ class TemperatureScaling:
         output_dir: str | Path,
         section: str = "validation",
         network: torch.nn.Module | None = None,
+        beside: Mapping[str, str | Path] | None = None,
     ) -> None:
         if section == "training":
             raise InputError("section training", "no temperature can be fitted on it", "use validation")
@@ -56,6 +59,7 @@ class TemperatureScaling:
         self.layer = layer
         self.output_dir = Path(output_dir)
         self.section = section
+        self.beside = {name: read_points(path) for name, path in (beside or {}).items()}
         self.network = network
         if isinstance(network, torch.nn.parallel.DistributedDataParallel):
             self.network = network.module
@@ -137,7 +141,8 @@ class TemperatureScaling:
         text = json.dumps(record, indent=2, allow_nan=False) + "\n"
         _replace(_record(self.checkpoint), lambda path: path.write_text(text, encoding="utf-8"))
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        reliability_diagram(before.points, after.points, self.output_dir / "reliability.png")
+        picture = self.output_dir / "reliability.png"
+        reliability_diagram(before.points, after.points, picture, beside=self.beside)
 
 
 def _record(checkpoint: Path) -> Path:
