@@ -42,7 +42,7 @@ ANY, UNKNOWN = LabelRule(), PixelSizes(None)  # all that is not 0; what the file
 # what stands at the end of a name, the likeliest mask first; the rest of the name is the micrograph's
 MASKS = ("_mask", "_label", "_labels", "_cp_masks")
 NUMBERED = ("_labels", "_cp_masks")  # by this project and by Cellpose: each particle has its number
-NO_MASKS = ("_probability", "_confidence", "_overlay")
+NO_MASKS = ("_probability", "_confidence", "_overlay", "_sigma", "_mutual_information")
 NO_FOLDERS = {"quicklook", "figures"}
 PROBABILITIES = ("_probability.tif", "_probability.nii.gz")
 

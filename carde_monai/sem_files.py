@@ -13,14 +13,12 @@ from carde_monai.errors import Failure, InputError
 from carde_monai.sem_metadata import detector_channel
 from carde_monai.sem_pixels import PNG, TIFF, read_file_metadata
 
+# labels, and what this project writes
 DERIVED = (
-    "_label",
-    "_mask",
-    "_overlay",
-    "_probability",
-    "_confidence",
-)  # labels, and what this project writes
-DERIVED_FOLDERS = {"label", "labels", "mask", "masks", "quicklook"}
+    *("_label", "_labels", "_mask", "_overlay", "_probability", "_confidence"),
+    *("_sigma", "_mutual_information"),
+)
+DERIVED_FOLDERS = {"label", "labels", "mask", "masks", "quicklook", "figures"}
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>[0-9]{1,18})", re.DOTALL)
 CHANNELS = ("SE2", "InLens")
 

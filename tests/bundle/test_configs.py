@@ -20,7 +20,9 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
 from carde_monai import bundles
+from carde_monai.errors import InputError
 from carde_monai.particles import label_particles
+from carde_monai.sem import find_micrographs
 
 CONFIGS = REPOSITORY / "bundle" / "configs"
 
@@ -201,6 +203,8 @@ def test_segmenting_ends_with_the_carbides_of_the_masks(trained, raw, tmp_path) 
     assert summary["facts"]["weights"].startswith(str(trained))
     assert [len(one["thresholds"]) for one in summary["samples"]] == [3, 3]
     assert (tmp_path / "report.html").stat().st_size > 10_000
+    with pytest.raises(InputError, match="holds no TIFF or PNG files"):  # results are not micrographs
+        find_micrographs(tmp_path, detectors=1)
 
 
 def test_validation_every_other_epoch(dataset, tmp_path) -> None:
@@ -259,7 +263,13 @@ def test_inference_repeats_the_facts_of_training() -> None:
         assert ours == theirs
 
 
-@pytest.mark.parametrize("overlay", ["calibrate", "evaluate", "multi_gpu_train", "sem", "segment"])
+@pytest.mark.parametrize(
+    "overlay",
+    [
+        *("calibrate", "evaluate", "multi_gpu_train", "sem", "segment", "unet", "carde_unet"),
+        *("mean_variance", "tta", "ensemble"),
+    ],
+)
 def test_overlays_patch_what_exists(overlay) -> None:
     base = ConfigParser()
     base.read_config(files("inference" if overlay in ("sem", "segment") else "train"))
