@@ -109,6 +109,45 @@ def train(dataset: str, bundle: str = "bundle", overlay: str | None = None, **ov
     _run_training(["train"], dataset, bundle, overlay, overrides)
 
 
+def tune(
+    data: str,
+    trials: int = 50,
+    output_dir: str = "tuning",
+    bundle: str | None = None,
+    storage: str | None = None,
+    study: str = "carde",
+    workers: int = 1,
+    **overrides: Any,
+) -> None:
+    """Search for better settings of the training: many trainings, each with other values, chosen by Optuna.
+
+    What is varied stands in configs/tune.json (search_space): learning rate, patience, width and depth of
+    the network, or any other setting. The lower the validation Dice loss the better; hopeless trainings are
+    ended early. Writes best.json (an overlay to train with), trials.csv, history.png, slice.png,
+    importance.png and summary.json (the published optimum beside yours); the runs of the trials are nested
+    in one MLflow run. The same command goes on with a search that was stopped, by whatever.
+    Example: carde-monai tune data --trials 50 --workers 2 --max_epochs 100
+
+    Args:
+        data: folder that prepare wrote.
+        trials: how many trials are to finish in all.
+        output_dir: folder to write to; made if missing.
+        bundle: folder of the bundle to tune, which stays as it is; the packaged one if not given.
+        storage: address of the Optuna storage, such as postgresql://host/db, where several machines share
+            a search; otherwise OUTPUT_DIR/study.db.
+        study: name of the search in the storage.
+        workers: number of processes on this machine.
+        overrides: settings of configs/train.json and configs/tune.json by their names, such as
+            --max_epochs 100, --seed 1, --pruner#n_warmup_steps 20; one that is searched is fixed so.
+    """
+    from carde_monai import bundles, tuning, tuning_report
+
+    root = Path(bundle) if bundle else bundles.packaged_bundle()
+    found = tuning.tune(data, trials, output_dir, root, storage, study, workers, overrides)
+    print(tuning_report.outcome(Path(output_dir) / "summary.json"))
+    finish(tuning.failures(found), output_dir)
+
+
 def calibrate(dataset: str, bundle: str = "bundle", overlay: str | None = None, **overrides: Any) -> None:
     """Fit the temperature on the validation micrographs and fold it into BUNDLE/models/model.pt.
 
@@ -299,16 +338,8 @@ def demo(dest: str = "demo_out") -> None:
 VERBS = {
     verb.__name__.replace("_", "-"): verb
     for verb in (
-        demo,
-        synthesize,
-        prepare,
-        train,
-        calibrate,
-        evaluate,
-        segment,
-        measure,
-        compare,
-        import_carde,
+        *(demo, synthesize, prepare, train, tune, calibrate, evaluate),
+        *(segment, measure, compare, import_carde),
     )
 }
 NOTES = """

@@ -6,7 +6,7 @@ import glob
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class RunHandler:
         self.stage, self.folder, self.run_name, self.resume = "training", "", "", False
         self.datalist: Path | None = None
         self.artifacts: Sequence[str | Path] = ()
+        self.tags: Mapping[str, str] = {}
         self.run: tracking.MLflowRun | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -73,7 +74,7 @@ class RunHandler:
         facts |= tracking.network_facts(
             getattr(engine, "network", None), getattr(engine.state, "device", None)
         )
-        tags = {"mlflow.source.name": "carde_monai", "mlflow.source.type": "LOCAL"}
+        tags = {"mlflow.source.name": "carde_monai", "mlflow.source.type": "LOCAL", **self.tags}
         if facts["run/git_commit"]:
             tags["mlflow.source.git.commit"] = facts["run/git_commit"].removesuffix("-dirty")
         params = tracking.flatten_config(self.config) | facts
@@ -118,6 +119,7 @@ class MLflowTraining(RunHandler):
         artifacts: files, directories and glob patterns, uploaded at the end; one warning tells the missing.
         experiment_name: MLflow experiment, created if need be.
         run_name: default: experiment's name, time and random digits. A name that is taken gets a suffix.
+        tags: of the run, such as mlflow.parentRunId, which nests it in another.
 
     Raises:
         InputError: MLflow does not know the kind of ``tracking_uri``.
@@ -132,8 +134,10 @@ class MLflowTraining(RunHandler):
         artifacts: Sequence[str | Path] = (),
         experiment_name: str = "carde_monai",
         run_name: str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(tracking_uri, run_file, experiment_name)
+        self.tags = tags or {}
         self.datalist, self.artifacts = Path(datalist) if datalist else None, artifacts
         self.evaluator, self.run_name = evaluator, run_name or ""
 

@@ -267,7 +267,7 @@ def test_inference_repeats_the_facts_of_training() -> None:
     "overlay",
     [
         *("calibrate", "evaluate", "multi_gpu_train", "sem", "segment", "unet", "carde_unet"),
-        *("mean_variance", "tta", "ensemble"),
+        *("mean_variance", "tta", "ensemble", "tune"),
     ],
 )
 def test_overlays_patch_what_exists(overlay) -> None:
