@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ def read_sample(source: str | Path) -> Sample:
     if len(fitting) > 1:
         remedy = f"measure them again with --pixel_size, or name one: '{folder}{SEPARATOR}SAMPLE'"
         raise InputError(folder, "the pixel size of some micrographs is known, of others not", remedy)
-    return fitting[0]
+    if wanted is None:
+        return fitting[0]
+    return replace(fitting[0], name=f"{folder.resolve().name}, {wanted}")  # other folders hold it, too
 
 
 def split_source(source: str | Path) -> tuple[Path, str | None]:

@@ -410,7 +410,7 @@ class TestReadSample:
     def test_names_stay_text(self, masks: dict[str, np.ndarray], tmp_path: Path) -> None:
         folder = write(tmp_path / "a", {"001": masks["m_0"], "NA": masks["m_1"]}, sample="1e3")
         assert list(read_sample(folder).fields["micrograph"]) == ["001", "NA"]
-        assert read_sample(f"{folder}::1e3").name == "1e3"
+        assert read_sample(f"{folder}::1e3").name == "a, 1e3"
         assert compare(folder, folder)[0]["objects"]["f1"]["mean"] == 1
 
     def test_several_samples(self, masks: dict[str, np.ndarray], tmp_path: Path) -> None:
