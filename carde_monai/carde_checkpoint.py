@@ -30,9 +30,9 @@ REMEDY = "give a .ckpt that carde's training wrote"
 def import_carde(checkpoint: str | Path, bundle: str | Path, temperature: float | None = None) -> Path:
     """Write carde's network of a Lightning checkpoint to ``BUNDLE/models/carde.pt``, calibrated.
 
-    The temperature T, 1.8677 if not given, is folded into the last layer. The logit of a mean-variance
-    network (two outputs) is Gaussian with mean z and standard deviation sigma; divided by T it has z / T and
-    sigma / T, so both outputs are divided. Such a network is published without temperature: its default is 1.
+    The temperature T, 1.8677 if not given, is folded into the last layer. Of a mean-variance network (two
+    outputs: logit and sigma) only the logit is divided, as `calibration.fold_temperature` says; such a network
+    is published without temperature: its default is 1.
     ``carde.json`` beside it records source, size and temperature. A bundle that does not exist is made, as
     training makes one. Returns the path of the weights.
 

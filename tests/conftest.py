@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from carde_monai import bundles
 from carde_monai.prepare import prepare
 from carde_monai.synthetic import synthesize
+
+# A busy machine is no fault of the program's.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Small enough for seconds on two cores; overrides of the real configs, nothing else.

@@ -77,7 +77,8 @@ def test_the_wheel_carries_the_package_and_its_bundle_and_nothing_else(wheel: Pa
         for path in (tree / "bundle").rglob("*")
         if path.is_file()
     }
-    package = {path.relative_to(tree).as_posix() for path in (tree / "carde_monai").rglob("*.py")}
+    sources = [*(tree / "carde_monai").rglob("*.py"), *(tree / "carde_monai" / "templates").iterdir()]
+    package = {path.relative_to(tree).as_posix() for path in sources}
     assert {"carde_monai/bundle/LICENSE", "carde_monai/bundle/models/model.pt"} <= bundle
     assert {"carde_monai/bundle/configs/inference.json", "carde_monai/bundle/docs/README.md"} <= bundle
     assert {name for name in names if ".dist-info/" not in name} == bundle | package
