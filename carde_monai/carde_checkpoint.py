@@ -31,8 +31,8 @@ def import_carde(checkpoint: str | Path, bundle: str | Path, temperature: float 
     """Write carde's network of a Lightning checkpoint to ``BUNDLE/models/carde.pt``, calibrated.
 
     The temperature T, 1.8677 if not given, is folded into the last layer. Of a mean-variance network (two
-    outputs: logit and sigma) only the logit is divided, as `calibration.fold_temperature` says; such a network
-    is published without temperature: its default is 1.
+    outputs: logit and sigma) only the logit is divided, as `calibration.fold_temperature` says; such a
+    network is published without temperature: its default is 1.
     ``carde.json`` beside it records source, size and temperature. A bundle that does not exist is made, as
     training makes one. Returns the path of the weights.
 
