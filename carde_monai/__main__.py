@@ -322,6 +322,65 @@ def import_carde(checkpoint: str, bundle: str = "bundle", temperature: float | N
     run(checkpoint, bundle, temperature)
 
 
+def study(
+    data: str,
+    out: str,
+    protocol: str | None = None,
+    quick: bool = False,
+    folds: int | str | None = None,
+    seeds: int | None = None,
+    tile: int | None = None,
+    pixel_size: float | str | None = None,
+    tuning: str | None = None,
+    trials: int | None = None,
+    bundle: str | None = None,
+    configs: str | None = None,
+    **overrides: Any,
+) -> None:
+    """Repeat the publication's study, and an honest one, on the published data set as it unpacks.
+
+    The paper protocol splits tiles of all micrographs at random, the honest one splits by micrograph and adds
+    a learning curve. Both compare network, temperature scaling, mean variance and the classical baseline on
+    test and hold-out. Writes study.md, results.csv, study.json, learning_curve.csv and figures; trainings and
+    a summary go to the MLflow experiment "study" in OUT/mlflow.db. The same call goes on where it stopped.
+    Any setting of configs/train.json is an option by its name.
+    Example: carde-monai study --data data/carde --out study --protocol honest --folds loo
+
+    Args:
+        data: folder of the published data set, or one that prepare wrote.
+        out: folder to write to; made if missing.
+        protocol: paper or honest; both if not given.
+        quick: short trainings on few folds: minutes, to see that everything works.
+        folds: of the honest protocol (4), or loo: leave one micrograph out.
+        seeds: repetitions of the learning curve (3).
+        tile: edge of a tile in pixels (128).
+        pixel_size: micrometres per pixel, or a CSV file with columns name,pixel_size_um.
+        tuning: folder that tune wrote, for the figure of the search.
+        trials: size of a hyperparameter search of its own (0; quick: 3).
+        bundle: folder of the bundle, which is only read; the packaged one if not given.
+        configs: overlays on train.json, such as unet.
+        overrides: settings of configs/train.json and mean_variance.json, of all trainings.
+    """
+    from carde_monai.study import study as run
+
+    result = run(
+        data,
+        out,
+        protocol,
+        quick,
+        folds=folds,
+        seeds=seeds,
+        tile=tile,
+        pixel_size=pixel_size,
+        tuning=tuning,
+        trials=trials,
+        bundle=bundle,
+        configs=configs,
+        overrides=overrides,
+    )
+    finish(result.failures, out)
+
+
 def demo(dest: str = "demo_out") -> None:
     """Do everything once, on synthetic steel: synthesize, prepare, train, calibrate, evaluate, segment.
 
@@ -339,7 +398,7 @@ VERBS = {
     verb.__name__.replace("_", "-"): verb
     for verb in (
         *(demo, synthesize, prepare, train, tune, calibrate, evaluate),
-        *(segment, measure, compare, import_carde),
+        *(segment, measure, compare, import_carde, study),
     )
 }
 NOTES = """

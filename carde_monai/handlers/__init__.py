@@ -6,6 +6,7 @@ from carde_monai.handlers.history import History
 from carde_monai.handlers.mean_variance import WarmUp
 from carde_monai.handlers.measurement import MeasurementComparison, ParticleMeasurement
 from carde_monai.handlers.segmentation import SegmentationWriter
+from carde_monai.handlers.study import MaskWriter, PooledReliability
 from carde_monai.handlers.temperature import TemperatureScaling
 from carde_monai.handlers.tracking import MLflowEvaluation, MLflowTraining
 
@@ -13,9 +14,11 @@ __all__ = [
     "History",
     "MLflowEvaluation",
     "MLflowTraining",
+    "MaskWriter",
     "MeasurementComparison",
     "MicrographReport",
     "ParticleMeasurement",
+    "PooledReliability",
     "SegmentationWriter",
     "SimpleITKBaseline",
     "TemperatureScaling",

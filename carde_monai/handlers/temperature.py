@@ -123,7 +123,7 @@ class TemperatureScaling:
 
     def _write(self, fit: Fit, before: Reliability, after: Reliability, names: list[str]) -> None:
         content = _load(self.checkpoint)
-        total = _total_temperature(self.checkpoint) * fit.temperature
+        total = total_temperature(self.checkpoint) * fit.temperature
         folded = self._fold(_weights(content), fit.temperature)
         _replace(self.checkpoint, lambda path: torch.save(_with_weights(content, folded), path))
         record = {
@@ -183,7 +183,7 @@ def _with_weights(content: dict[str, Any], weights: dict[str, Any]) -> dict[str,
     return {**content, "model": weights} if _is_nested(content) else weights
 
 
-def _total_temperature(checkpoint: Path) -> float:
+def total_temperature(checkpoint: Path) -> float:
     """Product of the temperatures already in this very file; 1 if it was never calibrated or trained anew."""
     record = temperature_record(checkpoint, file_digest(checkpoint))
     return float(record["total_temperature"]) if record else 1.0

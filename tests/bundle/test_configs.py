@@ -267,12 +267,14 @@ def test_inference_repeats_the_facts_of_training() -> None:
     "overlay",
     [
         *("calibrate", "evaluate", "multi_gpu_train", "sem", "segment", "unet", "carde_unet"),
-        *("mean_variance", "tta", "ensemble", "tune"),
+        *("mean_variance", "tta", "ensemble", "tune", "tiles", "study", "study_tiles"),
     ],
 )
 def test_overlays_patch_what_exists(overlay) -> None:
     base = ConfigParser()
-    base.read_config(files("inference" if overlay in ("sem", "segment") else "train"))
+    bases = {"sem": ["inference"], "segment": ["inference"]}
+    bases |= {"study": ["train", "evaluate"], "study_tiles": ["train", "evaluate"]}
+    base.read_config(files(*bases.get(overlay, ["train"])))
     for key in json.loads(Path(files(overlay)[0]).read_text()):
         parent = key.lstrip("+").rpartition("#")[0]
         assert not parent or parent in base, f"{overlay}.json patches {parent}, which nobody defines"
