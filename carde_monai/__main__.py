@@ -10,7 +10,7 @@ from typing import Any
 
 from carde_monai import __version__
 from carde_monai.command_line import parse
-from carde_monai.errors import WRONG_USAGE, finish, user_mistake
+from carde_monai.errors import WRONG_USAGE, InputError, finish, user_mistake
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 
@@ -103,7 +103,8 @@ def train(dataset: str, bundle: str = "bundle", overlay: str | None = None, **ov
         dataset: folder that prepare wrote.
         bundle: folder of the bundle to train; if it does not exist, a copy of the packaged bundle.
         overlay: configs that change the network or the loss, by name (unet, carde_unet, mean_variance) or
-            path (best.json of a search), several with commas; give the same to calibrate, evaluate, segment.
+            path (best.json of a search), several with commas; give the same to calibrate, evaluate and
+            segment (after carde_unet with --weights BUNDLE/models/model.pt, or it takes carde.pt).
         overrides: settings of configs/train.json.
     """
     _run_training(["train"], dataset, bundle, overlay, overrides)
@@ -219,6 +220,9 @@ def segment(
     if not any(Path(source, "images").glob("*.nii.gz")):
         configs.insert(1, "sem")
         overrides |= {"detectors": detectors, "pixel_size": pixel_size}
+    elif pixel_size is not None or detectors != 2:
+        option = "--pixel_size" if pixel_size is not None else "--detectors"
+        raise InputError(option, f"does not change the prepared {source}", "give it to carde-monai prepare")
     configs += [*_ensemble(overrides), *_names(overlay)]
     bundles.run(root, configs, overrides, training=False)
 
@@ -299,7 +303,9 @@ def compare(
     """
     from carde_monai.compare import compare as run
     from carde_monai.compare_report import table
+    from carde_monai.measurement import Settings
 
+    Settings(large=large)  # a size, or an InputError
     result, failures = run(a, b, dest, match=match, paired=paired, large_um=large)
     print(table(result))
     finish(failures, dest)

@@ -71,7 +71,9 @@ def import_carde(checkpoint: str | Path, bundle: str | Path, temperature: float 
 
 
 def _described(network: CardeUNet, outputs: int, temperature: float) -> str:
-    kind = "logit" if outputs == 1 else "logit and sigma"
+    kind = (
+        "logit" if outputs == 1 else "logit and sigma (--overlay carde_unet,mean_variance --sigma_link abs)"
+    )
     return f"{network.levels} levels, {network.features} features, {kind}, temperature {temperature:g}"
 
 

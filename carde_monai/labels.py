@@ -21,6 +21,8 @@ RAW_FOLDER = "original sem images"
 RAW_LABEL = "05a_particle_image_filtered.bmp"
 RAW_COLOUR: Colour = (128, 255, 255)
 MANY = 16  # more values than that are shades, not classes
+# numbered particles have their number at most of their pixels' neighbours, greys do not
+MANY_PIXELS, SCATTERED = 1000, 0.2
 TOLERANCE = 8  # grey values a channel; drawing programs and colour profiles round
 
 
@@ -114,16 +116,21 @@ def cut_to(pixels: Array, shape: tuple[int, int], info_bar_rows: int, path: Path
 def to_particles(pixels: Array, rule: LabelRule, path: Path, numbered: bool = False) -> Array:
     """An (H, W) mask (bool) of particles, or their numbers (int64), 0 where there is none.
 
-    Numbers are taken as such with ``numbered``, and where more than 8 bits hold more than two values, unless
-    ``rule`` says what is particle. Raises InputError for numbers that are not whole, and where it is open
-    what is particle.
+    Two values are a mask. More are numbers with ``numbered`` and where they have more than 8 bits, unless
+    ``rule`` says what is particle. Raises InputError for numbers that are not whole or scattered like a
+    micrograph's greys, and where it is open what is particle.
     """
     free = rule == LabelRule() and pixels.ndim == 2
-    if not free or not (numbered or (pixels.dtype.itemsize > 1 and len(np.unique(pixels)) > 2)):
+    if not free or not (numbered or pixels.dtype.itemsize > 1) or len(np.unique(pixels)) <= 2:
         return _to_mask(pixels, rule, path)
     numbers = pixels.astype(np.int64)
     if numbers.min() < 0 or (numbers != pixels).any():
         raise InputError(path, "numbers particles with fractions or below 0", "give a mask or whole numbers")
+    inside = numbers[:, 1:] > 0
+    alike = (numbers[:, 1:] == numbers[:, :-1]) & inside
+    if inside.sum() > MANY_PIXELS and alike.sum() < SCATTERED * inside.sum():
+        wrong = f"holds {len(np.unique(pixels))} grey values, scattered like a micrograph's"
+        raise InputError(path, wrong, "give masks, or images in which each carbide has one number")
     return numbers
 
 

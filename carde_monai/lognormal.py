@@ -102,6 +102,8 @@ def ks_distance(x: np.ndarray, weights: np.ndarray, model: LogNormal) -> float:
 
     The largest difference of the two distribution functions, left and right of each step.
     """
+    seen = x >= model.limit  # fields of finer pixels show smaller ones, which the fit leaves out
+    x, weights = x[seen], weights[seen]
     order = np.argsort(x)
     x, weights = x[order], weights[order]
     if not len(x) or not np.isfinite(model.mu):

@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import tifffile
 from tqdm import tqdm
 
@@ -51,7 +52,7 @@ PROBABILITIES = ("_probability.tif", "_probability.nii.gz")
 class Source:
     """Where masks lie, where their micrographs lie (None: nowhere), and how both are to be read.
 
-    Raises InputError for a regular expression that is none.
+    Raises InputError for a regular expression that is none, and for instances with a rule.
     """
 
     masks: Path
@@ -63,6 +64,8 @@ class Source:
 
     def __post_init__(self) -> None:
         check_group_by(self.group_by)
+        if self.instances and self.rule != ANY:
+            raise InputError("--instances", "given together with a value or colour", "leave out one of them")
 
 
 def find_masks(folder: Path) -> tuple[list[Micrograph], list[Failure]]:
@@ -105,7 +108,13 @@ def find_masks(folder: Path) -> tuple[list[Micrograph], list[Failure]]:
 def _pictures(folder: Path) -> list[Path]:
     files = []
     for root, folders, names in os.walk(folder):
-        folders[:] = [one for one in folders if not one.startswith(".") and one.lower() not in NO_FOLDERS]
+        folders[:] = [
+            one
+            for one in folders
+            if not one.startswith(".")
+            and one.lower() not in NO_FOLDERS
+            and not Path(root, one, "micrographs.csv").exists()  # of an earlier measurement
+        ]
         files += [Path(root, name) for name in names if not name.startswith(".")]
     return sorted(path for path in files if _suffix(path))
 
@@ -171,6 +180,8 @@ def _read_image(one: Micrograph, pixel_size: float | None) -> tuple[Array, int, 
     if _suffix(one.paths[0]) in NIFTI:
         pixels, size = read_nifti(one.paths[0])
         pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+        if pixels.shape[-1] > 2:
+            raise InputError(one.paths[0], f"has {pixels.shape[-1]} channels", "give one or two: SE2, InLens")
         return np.moveaxis(pixels, -1, 0), 0, size, f"header of {one.paths[0].name}"
     read = read_micrograph(one.paths, pixel_size)
     return read.pixels, read.info_bar_rows, read.pixel_size_um, read.source
@@ -281,7 +292,7 @@ def measure_masks(source: Source, dest: Path, settings: Settings, detectors: int
 def _warnings(source: Source, measured: Sequence[Measured]) -> list[str]:
     """What lacks: pixel sizes, micrographs."""
     lines = []
-    unknown = [one.name for one in measured if one.row["pixel_size_um"] is None]
+    unknown = [one.name for one in measured if pd.isna(one.row["pixel_size_um"])]
     if unknown:
         lines.append(
             f"{source.masks}: pixel size unknown for {len(unknown)} of {len(measured)} masks (first "

@@ -98,7 +98,7 @@ def sample_name(path: Path, root: Path, group_by: str | None = None) -> str:
     if group_by is None:
         parts = [part for part in inside.parts[:-1] if part.lower() not in KINDS]
         folders = [one.name for one in (root, *root.parents) if one.name.lower() not in KINDS]
-        return "/".join(parts) or folders[0]
+        return "/".join(parts) or folders[0] or root.name
     found = re.search(group_by, inside.as_posix())
     if not found or not (name := next(filter(None, found.groups()), found[0])):
         remedy = "write one that finds something in the name of every micrograph"
@@ -135,7 +135,7 @@ def measure(field: Field, dest: Path, settings: Settings, side: int) -> Measured
         probability=field.probability,
         min_area=settings.min_area,
         large_um=settings.large,
-        split_touching=settings.split_touching,
+        split_touching=settings.split_touching and field.particles.dtype == bool,
     )
     dest.mkdir(parents=True, exist_ok=True)
     save_labels(labels, dest / f"{field.name}_labels.tif", size)
@@ -146,7 +146,8 @@ def measure(field: Field, dest: Path, settings: Settings, side: int) -> Measured
     particles.insert(0, "micrograph", field.name)
     key = {"micrograph": field.name, "sample": field.sample}
     row = key | row | {"pixel_size_source": field.pixel_size_source}
-    return Measured(field.name, row, particles, picture, _warnings(field.name, row))
+    warnings = _warnings(field, row, settings)
+    return Measured(field.name, row, particles, picture, warnings)
 
 
 def _is_text(name: str) -> bool:
@@ -161,15 +162,19 @@ def _is_text(name: str) -> bool:
 def _numbered(particles: Array, settings: Settings) -> Array:
     if particles.dtype == bool:
         return label_particles(particles, split_touching=settings.split_touching, min_area=settings.min_area)
-    small = np.bincount(particles.ravel()) < settings.min_area
-    return np.where(small[particles], 0, particles)
+    # not bincount: numbers may be as large as 32 bits hold
+    _, which, counts = np.unique(particles, return_inverse=True, return_counts=True)
+    return np.where(counts[which.reshape(particles.shape)] < settings.min_area, 0, particles)
 
 
-def _warnings(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
-    if row["area_fraction"] <= MOSTLY:
-        return ()
-    share = f"{100 * row['area_fraction']:.0f} %"
-    return (f"{name}: carbides cover {share} of the area: is the mask inverted (--label_value 0)?",)
+def _warnings(field: Field, row: Mapping[str, Any], settings: Settings) -> tuple[str, ...]:
+    lines = []
+    if row["area_fraction"] > MOSTLY:
+        share = f"{100 * row['area_fraction']:.0f} %"
+        lines.append(f"carbides cover {share} of the area: is the mask inverted (--label_value 0)?")
+    if settings.split_touching and field.particles.dtype != bool:
+        lines.append("its carbides are numbered already; they are not split")
+    return tuple(f"{field.name}: {line}" for line in lines)
 
 
 def write_results(
@@ -244,7 +249,7 @@ def _facts(micrographs: pd.DataFrame, settings: Settings) -> dict[str, str]:
     return {
         "pixel size": "; ".join(numbers) if len(told) > 1 else told[0],
         "smallest carbide counted": f"{settings.min_area} px",
-        "neighbourhood": "8 (carbides that touch at a corner are one)",
+        "neighbourhood": "8 (carbides that touch at a corner are one), unless they were numbered already",
         "touching carbides": "split by a watershed" if settings.split_touching else "not split",
         "large carbide": f"above {settings.large:g} µm",
         "date": time.strftime("%Y-%m-%d %H:%M"),

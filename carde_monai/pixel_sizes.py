@@ -32,7 +32,9 @@ class PixelSizes:
 
     def of(self, name: str) -> float | None:
         """The pixel size of a micrograph in micrometres, None if it is not given."""
-        return next((size for pattern, size in self.rows if fnmatchcase(name, pattern)), None)
+        return next(
+            (size for pattern, size in self.rows if name == pattern or fnmatchcase(name, pattern)), None
+        )
 
 
 def _read(path: Path) -> list[tuple[str, float]]:

@@ -214,6 +214,9 @@ def _with_intervals(
             "low": low,
             "high": high,
         }
+    if not sample.fields["carbides"].sum():  # none in any resample either; rule of three for Poisson
+        found["number_density"]["high"] = 3 / float(sample.pooled.sums["area"].sum())
+        found["area_fraction"]["low"] = found["area_fraction"]["high"] = math.nan
     large = found["large_fraction"]
     if large["value"] == 0 and count > 1:
         # none in any resample either; rule of three: Hanley and Lippman-Hand, JAMA 249 (1983) 1743

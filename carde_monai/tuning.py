@@ -20,7 +20,7 @@ from carde_monai import bundles, datalist, tuning_report, tuning_runs
 from carde_monai.bundle_checks import check_overrides
 from carde_monai.errors import Failure, InputError
 from carde_monai.search_space import check_space
-from carde_monai.tuning_study import Search, finished, open_study, settle
+from carde_monai.tuning_study import Search, finished, open_study, settle, taken
 from carde_monai.tuning_workers import keep_best_weights, work, work_together
 
 logger = logging.getLogger("carde_monai")
@@ -142,6 +142,9 @@ def _run(search: Search, study: optuna.Study, workers: int) -> None:
             work(search, parent)
         else:
             work_together(search, study, workers, parent)
+        if (done := taken(study, search.retries)) < search.trials:
+            wrong = f"the processes ended after {done} of {search.trials} trials"
+            raise InputError(search.output_dir, wrong, "see the messages above; the same command goes on")
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

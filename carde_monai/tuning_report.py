@@ -12,7 +12,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from carde_monai import tuning_figures
+from carde_monai import bundles, tuning_figures
 from carde_monai.bundles import command
 from carde_monai.tuning_study import Search, attempt, finished
 
@@ -54,9 +54,12 @@ def write(search: Search, study: optuna.Study) -> list[Path]:
 
 
 def overlay(search: Search, best: FrozenTrial) -> dict[str, Any]:
-    """The overlay on the base configs that trains as the trial did: its values and what all trials had."""
+    """The overlay on ``train`` that trains as the trial did: the other base configs, settings, values."""
     found = {one.id: one.value(best.params[one.id]) for one in search.parameters()}
-    return dict(search.settings) | found
+    base: dict[str, Any] = {}
+    for file in bundles.config_files(search.bundle, search.base[1:]):
+        base |= json.loads(Path(file).read_text(encoding="utf-8"))
+    return base | dict(search.settings) | found
 
 
 def trial_table(search: Search, trials: list[FrozenTrial]) -> pd.DataFrame:

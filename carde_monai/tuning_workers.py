@@ -61,6 +61,7 @@ def work(search: Search, parent: str = "", worker: int = 0, device: str | None =
                 if taken(study, search.retries) >= search.trials:
                     return
                 study.sampler = search.make_sampler(worker, len(study.get_trials(deepcopy=False)))
+                current.clear()
                 with _trouble(search, study, current):
                     study.optimize(objective, 1, catch=(Exception,), gc_after_trial=True)
             finally:

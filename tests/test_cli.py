@@ -319,6 +319,11 @@ def test_measure_and_compare(cli: Cli, tmp_path: Path) -> None:
         ("measure raw out --pixel_size -1", "--pixel_size: -1 is no pixel size"),
         ("measure raw out --group_by (", "--group_by: '(' is no regular expression"),
         ("compare empty raw", "empty: has no micrographs.csv"),
+        ("compare raw raw --large -1", "--large: -1 is no size"),
+        (
+            "segment data out --bundle bundle --pixel_size 0.01",
+            "--pixel_size: does not change the prepared data",
+        ),
         ("compare none raw", "none: no such folder"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import nibabel as nib
@@ -129,6 +130,48 @@ def test_numbered_particles_keep_their_numbers(tmp_path: Path) -> None:
         read(tmp_path)
     assert set(np.unique(read(tmp_path, instances=True)[0].particles)) == {0, 2, 7}
     assert read(tmp_path, rule=LabelRule((7,)))[0].particles.sum() == 4 * 4 + 8 * 8
+
+
+def test_a_drawn_mask_may_be_called_labels(tmp_path: Path) -> None:
+    write_png(tmp_path / "steel_labels.png", squares())
+    (field,) = read(tmp_path)
+    assert field.particles.dtype == bool and label_particles(field.particles).max() == 3
+
+
+def test_greys_are_no_numbered_particles(tmp_path: Path) -> None:
+    tifffile.imwrite(
+        tmp_path / "steel.tif", np.random.default_rng(0).integers(0, 4000, SHAPE).astype(np.uint16)
+    )
+    with pytest.raises(InputError, match=r"grey values, scattered like a micrograph's; give masks"):
+        read(tmp_path)
+
+
+def test_numbers_and_a_value_exclude_each_other() -> None:
+    with pytest.raises(InputError, match="--instances: given together with a value"):
+        Source(Path("x"), rule=LabelRule((1,)), instances=True)
+
+
+def test_results_inside_the_folder_are_not_measured_again(tmp_path: Path, caplog) -> None:
+    write_png(tmp_path / "steel.png", squares())
+    for _ in range(2):
+        with caplog.at_level(logging.WARNING, "carde_monai"):
+            assert measure_masks(Source(tmp_path), tmp_path / "out", Settings()) == []
+        table = (tmp_path / "out" / "micrographs.csv").read_text().splitlines()
+        assert len(table) == 2 and table[1].startswith(f"steel,{tmp_path.name},")
+    assert "pixel size unknown for 1 of 1 masks" in caplog.text
+    assert "pixel size unknown for 1 of 1 masks" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_colour_nifti_does_not_stop_the_others(tmp_path: Path) -> None:
+    masks, images = tmp_path / "masks", tmp_path / "images"
+    masks.mkdir()
+    images.mkdir()
+    for name in ("a", "b"):
+        write_png(masks / f"{name}.png", squares())
+        channels = 3 if name == "a" else 2
+        write_nifti(np.zeros((*SHAPE, 1, 1, channels), np.uint8), images / f"{name}.nii.gz", PIXEL)
+    (failure,) = measure_masks(Source(masks, images), tmp_path / "out", Settings())
+    assert failure.name == "a" and "has 3 channels; give one or two" in failure.reason
 
 
 def test_a_mask_of_the_full_frame_is_cut_like_its_micrograph(raw: Path, tmp_path: Path) -> None:

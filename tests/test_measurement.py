@@ -117,6 +117,10 @@ def test_numbered_particles_are_not_joined(tmp_path: Path) -> None:
     numbers[10:20, 10:20], numbers[10:20, 20:30], numbers[40, 40] = 5, 9, 2
     done = measure(field(particles=numbers), tmp_path, Settings(), 200)
     assert list(done.particles["label"]) == [5, 9]  # touching, and the pixel is too small
+    numbers[numbers == 9] = 3_000_000_000
+    done = measure(field(particles=numbers), tmp_path, Settings(split_touching=True), 200)
+    assert list(done.particles["label"]) == [5, 3_000_000_000]
+    assert "numbered already; they are not split" in done.warnings[0]
 
 
 def test_samples_and_units_stay_apart(tmp_path: Path) -> None:
@@ -148,6 +152,10 @@ def test_the_report_tells_failures(tmp_path: Path) -> None:
 def test_no_carbides_and_nothing_at_all(tmp_path: Path) -> None:
     (summary,) = write(tmp_path, field(particles=np.zeros((100, 120), bool)))
     assert summary["quantities"]["number_density"]["value"] == 0
+    summaries = write(tmp_path, *(field(name, particles=np.zeros((100, 120), bool)) for name in "ab"))
+    area = 2 * 100 * 120 * PIXEL**2
+    assert summaries[0]["quantities"]["number_density"]["high"] == pytest.approx(3 / area)
+    assert summaries[0]["quantities"]["area_fraction"]["high"] is None
     with pytest.raises(InputError, match=r"no micrograph was measured \(a: broken\); check the files"):
         write_results([], tmp_path, Settings(), title="", facts={}, failures=[Failure("a", "broken")])
 

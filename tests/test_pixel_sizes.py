@@ -46,6 +46,12 @@ def test_a_bad_table_is_named(tmp_path: Path, content: str, wrong: str) -> None:
     assert str(error.value).startswith(str(table))
 
 
+def test_brackets_in_a_name_are_no_pattern_for_themselves(tmp_path: Path) -> None:
+    table = tmp_path / "sizes.csv"
+    table.write_text("name,pixel_size_um\nimg[1],0.005\n")
+    assert PixelSizes(table).of("img[1]") == PixelSizes(table).of("img1") == 0.005
+
+
 def test_neither_number_nor_file() -> None:
     with pytest.raises(InputError, match="none is neither a number nor a file"):
         PixelSizes("none")

@@ -106,8 +106,9 @@ class ParticleMeasurement:
         )
 
     def _complete(self, engine: Engine) -> None:
-        parts: Any = idist.all_gather(self._measured)
-        measured = {name: one for part in parts for name, one in part.items()}
+        parts: Any = idist.all_gather((self._measured, self.failures))
+        measured = {name: one for part, _ in parts for name, one in part.items()}
+        self.failures[:] = dict.fromkeys(one for _, part in parts for one in part)
         if idist.get_rank() != 0 or not measured:
             return
         summaries = write_results(
@@ -129,21 +130,26 @@ def _joined(lists: Sequence[Sequence[Any]]) -> list[Any]:
 class MeasurementComparison:
     """Compare what two `ParticleMeasurement` of one evaluator have written, sample by sample.
 
-    Attach it after them. Files, below ``output_dir/<sample>``: `compare_report.FILES`.
+    Attach it after them. Files, below ``output_dir/<sample>``: `compare_report.FILES`. Micrographs whose
+    carbides could not be matched are in ``failures``.
     """
 
     def __init__(
         self, reference: ParticleMeasurement, judged: ParticleMeasurement, output_dir: str | Path
     ) -> None:
         self.reference, self.judged, self.output_dir = reference, judged, Path(output_dir)
+        self.failures: list[Failure] = []
 
     def attach(self, engine: Engine) -> None:
         """Subscribe to the end of a run."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        self.failures.clear()
         if idist.get_rank() != 0:
             return
         for sample in self.judged.samples:
-            folders = (f"{one.output_dir}::{sample}" for one in (self.reference, self.judged))
-            compare(*folders, self.output_dir / sample, large_um=self.judged.settings.large)
+            a, b = (f"{one.output_dir}::{sample}" for one in (self.reference, self.judged))
+            dest = self.output_dir / sample
+            _, failures = compare(a, b, dest, large_um=self.judged.settings.large)
+            self.failures += failures
