@@ -197,6 +197,10 @@ def segment(
     figures; per micrograph <name>_mask.png (0/255), <name>_probability.tif (float32), <name>_confidence.png,
     <name>_overlay.png and <name>_labels.tif (numbered carbides). What could not be read is listed in
     failures.csv, and the others are done.
+
+    Options of the measurement: --split_touching (split carbides that touch), --min_area 5 (pixels; smaller
+    ones do not count), --large 0.5 (micrometres), --saltykov (sizes in the volume), --group_by REGEX (finds
+    the sample in a micrograph's path; otherwise a sample is a sub-folder).
     Example: carde-monai segment raw out --bundle mybundle
 
     Args:
@@ -208,9 +212,7 @@ def segment(
         overlay: configs of another network or way to infer, by name (unet, carde_unet, mean_variance, tta)
             or path, several with commas.
         overrides: settings of configs/inference.json and configs/segment.json by their names, such as
-            --weights other.pt (a.pt,b.pt is an ensemble), --window_size 512,512, and those of the
-            measurement: --split_touching, --min_area 5 (pixels), --large 0.5 (micrometres), --saltykov,
-            --group_by REGEX (the sample in the path; otherwise a sample is a sub-folder).
+            --weights other.pt (a.pt,b.pt is an ensemble) or --window_size 512,512.
     """
     from carde_monai import bundles
 
@@ -283,7 +285,7 @@ def compare(
     dest: str | None = None,
     match: bool | None = None,
     paired: bool | None = None,
-    large: float = 0.5,
+    large: float | None = None,
 ) -> None:
     """Compare two measured samples: network and annotation, before and after, one steel and another.
 
@@ -299,13 +301,14 @@ def compare(
         dest: folder to write to; made if missing.
         match: match the carbides, --nomatch does not; by default where both hold the same micrographs.
         paired: resample the micrographs of A and B together; by default where both hold the same.
-        large: diameter in micrometres from which a carbide counts as large.
+        large: diameter in micrometres from which a carbide counts as large; as A was measured, if not given.
     """
     from carde_monai.compare import compare as run
     from carde_monai.compare_report import table
     from carde_monai.measurement import Settings
 
-    Settings(large=large)  # a size, or an InputError
+    if large is not None:
+        Settings(large=large)  # a size, or an InputError
     result, failures = run(a, b, dest, match=match, paired=paired, large_um=large)
     print(table(result))
     finish(failures, dest)

@@ -18,7 +18,7 @@ from carde_monai.compare_report import table, write
 from carde_monai.errors import Failure, InputError
 from carde_monai.matching import Match, match_objects
 from carde_monai.particles import label_particles, measure_particles
-from carde_monai.result_files import read_labels, read_sample, split_source
+from carde_monai.result_files import measured_large, read_labels, read_sample, split_source
 from carde_monai.stereology import measure_field
 from carde_monai.two_samples import common_micrographs, difference, pair_difference, pair_up
 
@@ -37,17 +37,17 @@ def compare(
     *,
     match: bool | None = None,
     paired: bool | None = None,
-    large_um: float = 0.5,
+    large_um: float | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, Any], list[Failure]]:
     """Compare two folders (or ``FOLDER::SAMPLE``) that ``measure`` or ``segment`` wrote.
 
-    Returns the result, ready for JSON, and the micrographs that failed. The result is that of `difference`
-    and ``objects``, that of `match_micrographs`: objects are matched where both folders hold
-    ``<micrograph>_labels.tif`` of one name, unless ``match`` is False; with True there must be some. A
-    micrograph whose labels are missing on one side, damaged or of differing shapes is a failure, and the
-    others are done. With ``dest``, comparison.json, comparison.csv, objects.csv and comparison.png and .svg
-    are written there.
+    ``large_um`` is that of A unless given. Returns the result, ready for JSON, and the micrographs that
+    failed. The result is that of `difference` and ``objects``, that of `match_micrographs`: objects are
+    matched where both folders hold ``<micrograph>_labels.tif`` of one name, unless ``match`` is False; with
+    True there must be some. A micrograph whose labels are missing on one side, damaged or of differing
+    shapes is a failure, and the others are done. With ``dest``, comparison.json, comparison.csv,
+    objects.csv and comparison.png and .svg are written there.
 
     Raises:
         InputError: a folder or table is missing or damaged, the units differ, or there is nothing to pair or
@@ -62,7 +62,11 @@ def compare(
     if paired and not names:
         raise InputError(b, f"no micrograph has the name of one in {a}", "compare without --paired")
     pair = pair_up(first, second, paired)
-    result = pair_difference(pair, large_um=large_um, seed=seed)
+    sizes = [measured_large(split_source(source)[0]) for source in (a, b)]
+    result = pair_difference(pair, large_um=sizes[0] if large_um is None else large_um, seed=seed)
+    if large_um is None and sizes[0] != sizes[1]:
+        told = f"large carbides are those above {sizes[0]:g} µm; B was measured with {sizes[1]:g} µm"
+        result["warnings"].append(told)
     result["objects"] = None
     failures: list[Failure] = []
     if match is not False:

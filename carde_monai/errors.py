@@ -75,5 +75,5 @@ def finish(failures: Iterable[Failure], output_dir: str | Path | None) -> None:
         return
     for failure in failures:
         print(f"failed: {failure.name}: {failure.reason}", file=sys.stderr)
-    print(f"{len(failures)} failed{listed}; the others were done.", file=sys.stderr)
+    print(f"{len(failures)} failed{listed}; what else there was is done.", file=sys.stderr)
     raise SystemExit(SOME_FAILED)

@@ -161,6 +161,8 @@ def read_picture(path: Path, rule: LabelRule) -> Array:
     try:
         with Image.open(path) as picture:
             picture.load()
+            if getattr(picture, "n_frames", 1) > 1:
+                raise InputError(path, f"is a stack of {picture.n_frames} images", "save one image a file")
             if _is_inverted(picture):  # ImageJ's particles are 255 however it shows them; Pillow turns them
                 return 255 - np.asarray(picture)
             if picture.mode == "P" and rule.colour is None:
@@ -170,6 +172,8 @@ def read_picture(path: Path, rule: LabelRule) -> Array:
             if picture.mode in ("L", "F") or picture.mode.startswith("I"):
                 return np.asarray(picture)
             colours = np.asarray(picture.convert("RGBA"))
+    except InputError:
+        raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
             path, f"cannot be read as a picture ({error})", "save the label again as PNG"

@@ -26,6 +26,7 @@ from carde_monai.measurement import (
     Settings,
     check_group_by,
     measure,
+    remove_results,
     sample_name,
     write_results,
 )
@@ -153,7 +154,7 @@ def read_field(mask: Micrograph, source: Source, images: dict[str, Micrograph]) 
     base = path.name[: -len(_suffix(path))]
     name = _split(path)[0]
     micrograph = next((images[one] for one in (mask.name, name, base) if one in images), None)
-    given = source.sizes.of(mask.name)
+    given = source.sizes.of(mask.name, name, path.name)
     image, bar, sizes = None, 0, []
     if micrograph is not None:
         image, bar, size, where = _read_image(micrograph, given)
@@ -200,6 +201,10 @@ def _read_particles(
     if frame is not None:
         pixels = cut_to(pixels, frame, bar, path, Path("its micrograph"))
     numbered = source.instances or _split(path)[1] in NUMBERED
+    values = np.unique(pixels) if pixels.ndim == 2 and source.rule == ANY and not numbered else ()
+    if len(values) > 2 and pixels.dtype == np.uint8:
+        remedy = "--label_value for that of the carbides, --instances if each value is one carbide"
+        raise InputError(path, f"holds {len(values)} values, not two", f"{remedy}, or draw without smoothing")
     return to_particles(pixels, source.rule, path, numbered), size
 
 
@@ -267,6 +272,9 @@ def measure_masks(source: Source, dest: Path, settings: Settings, detectors: int
     """
     inside = source.masks / "labels", source.masks / "images"
     title = f"Carbides in {source.masks.absolute().name}"
+    if dest.resolve() in (source.masks.resolve(), source.masks.resolve().parent / "labels"):
+        raise InputError(dest, "is the folder of the masks itself", "choose another for the results")
+    remove_results(dest)
     if all(folder.is_dir() for folder in inside):
         source = replace(source, masks=inside[0], images=source.images or inside[1])
     found, failures = find_masks(source.masks)
@@ -291,7 +299,7 @@ def measure_masks(source: Source, dest: Path, settings: Settings, detectors: int
 
 def _warnings(source: Source, measured: Sequence[Measured]) -> list[str]:
     """What lacks: pixel sizes, micrographs."""
-    lines = []
+    lines = source.sizes.complaints()
     unknown = [one.name for one in measured if pd.isna(one.row["pixel_size_um"])]
     if unknown:
         lines.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import re
@@ -28,6 +29,7 @@ logger = logging.getLogger("carde_monai")
 
 Array = npt.NDArray[Any]
 
+RESULTS = ("report.html", "particles.csv", "summary.json", "summary.csv")
 MOSTLY = 0.5  # carbides that cover more are rather the matrix of an inverted mask
 # folders that say what is in them, not of which sample it is
 KINDS = {"images", "labels", "masks", "original sem images", "preprocessed"}
@@ -175,6 +177,19 @@ def _warnings(field: Field, row: Mapping[str, Any], settings: Settings) -> tuple
     if settings.split_touching and field.particles.dtype != bool:
         lines.append("its carbides are numbered already; they are not split")
     return tuple(f"{field.name}: {line}" for line in lines)
+
+
+def remove_results(dest: Path) -> None:
+    """Remove what an earlier measurement has left in ``dest``, so that it cannot be taken for this one's."""
+    listed = dest / "micrographs.csv"
+    if not listed.is_file():
+        return
+    with listed.open(newline="", encoding="utf-8") as file:
+        names = [row.get("micrograph", "") for row in csv.DictReader(file)]
+    for name in names:
+        (dest / f"{Path(name).name}_labels.tif").unlink(missing_ok=True)
+    for name in (*RESULTS, listed.name):
+        (dest / name).unlink(missing_ok=True)
 
 
 def write_results(

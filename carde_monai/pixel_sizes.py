@@ -24,17 +24,25 @@ class PixelSizes:
 
     def __init__(self, given: float | str | Path | None) -> None:
         self.rows: list[tuple[str, float]] = []
+        self._used: set[str] = set()
         if isinstance(given, str | Path):
             self.rows = _read(Path(given))
         else:
             check_pixel_size(given)
             self.rows = [] if given is None else [("*", float(given))]
 
-    def of(self, name: str) -> float | None:
-        """The pixel size of a micrograph in micrometres, None if it is not given."""
-        return next(
-            (size for pattern, size in self.rows if name == pattern or fnmatchcase(name, pattern)), None
-        )
+    def of(self, *names: str) -> float | None:
+        """The pixel size of a micrograph in micrometres, by any of its names; None if it is not given."""
+        for pattern, size in self.rows:
+            if any(name == pattern or fnmatchcase(name, pattern) for name in names):
+                self._used.add(pattern)
+                return size
+        return None
+
+    def complaints(self) -> list[str]:
+        """A line on the rows that have fitted no micrograph, if there are any."""
+        idle = [pattern for pattern, _ in self.rows if pattern not in self._used]
+        return [f"--pixel_size: no micrograph is called {', '.join(idle)}"] if idle else []
 
 
 def _read(path: Path) -> list[tuple[str, float]]:

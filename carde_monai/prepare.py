@@ -86,6 +86,8 @@ def prepare(
             _publish(Path(staging), dest, former, content)
     except OSError as error:
         raise InputError(dest, f"cannot be written ({error})", "choose another folder") from error
+    for line in sizes.complaints():
+        logger.warning("%s", line)
     if unknown := sum(one.pixel_size_um is None for one in done):
         remedy = "give --pixel_size in micrometres, or results will be in pixels"
         logger.warning(
@@ -166,7 +168,9 @@ def _prepare_all(
     done = []
     for one in tqdm(found, desc="prepare", unit="micrograph", disable=None):
         try:
-            done.append(_prepare_one(one, staging, sizes.of(one.name)))
+            done.append(
+                _prepare_one(one, staging, sizes.of(one.name, *(path.name for path in one.micrograph.paths)))
+            )
         except InputError as error:
             failures.append(Failure(one.name, str(error)))
     return done

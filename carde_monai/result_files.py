@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,15 @@ def read_labels(path: Path) -> npt.NDArray[Any]:
         found = f"shape {labels.shape}, {labels.dtype}"
         raise InputError(path, f"is damaged or not an image of numbered carbides ({found})", AGAIN)
     return labels
+
+
+def measured_large(folder: Path) -> float:
+    """The diameter in micrometres from which a carbide counted as large there; 0.5 if nothing tells it."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        return float(summary["samples"][0]["large_um"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return 0.5
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -98,13 +98,13 @@ class Sample:
 
 
 def samples(fields: pd.DataFrame, particles: pd.DataFrame) -> list[Sample]:
-    """The samples of the two tables in order of appearance, by their column ``sample``.
+    """The samples of the two tables in the order of their names, by the column ``sample``.
 
     Fields of unknown pixel size are measured in pixels: beside known ones they make a sample of their own,
     "NAME (pixel size unknown)". Raises InputError if a micrograph occurs twice in a sample.
     """
     found = []
-    for name, rows in fields.groupby("sample", sort=False):
+    for name, rows in fields.groupby("sample"):
         carbides = particles[particles["sample"] == name]
         known = rows["pixel_size_um"].notna()
         for unit, part in (("um", rows[known]), ("px", rows[~known])):
@@ -172,6 +172,7 @@ def summarise(
             "limit": model.limit,
             "unseen": model.unseen,
         },
+        "largest_weight": float(pooled.weight.max() / pooled.weight.sum()) if len(pooled.ecd) else math.nan,
         "thresholds": _thresholds(sample, values),
         "saltykov": unfold_sizes(pooled, times) if saltykov else None,
     }

@@ -11,6 +11,7 @@ from carde_monai.pooling import PERCENTILES
 
 FEW_FIELDS = 5
 FEW_CARBIDES = 30
+HEAVY = 0.2  # share of one carbide in the weights of the size distribution
 
 
 def summary_warnings(fields: pd.DataFrame, summary: dict[str, Any]) -> list[str]:
@@ -46,6 +47,11 @@ def _about_sizes(summary: dict[str, Any]) -> list[str]:
     sigma, unseen = summary["lognormal"]["sigma"], summary["lognormal"]["unseen"]
     if uncut < FEW_CARBIDES:
         found.append(f"{uncut} uncut carbides only: a size distribution needs at least {FEW_CARBIDES}")
+    if (share := summary["largest_weight"]) > HEAVY:
+        found.append(
+            f"one carbide stands for {100 * share:.0f} % of the size distribution: nearly as large as its "
+            "field, such are seldom uncut, and weigh the more"
+        )
     if not sigma > 0:
         return [*found, "no log-normal fits the sizes"]
     needed = {percentile: carbides_needed(percentile, sigma) for percentile in PERCENTILES.values()}

@@ -114,7 +114,7 @@ def pair_up(a: Sample, b: Sample, paired: bool | None = None) -> Pair:
     sizes = [sample.fields[["width_px", "height_px"]].to_numpy() for sample in (first, second)]
     if not np.array_equal(*sizes):
         return Pair(a, b, False, "the micrographs have the same names, but other sizes")
-    return Pair(first, second, True, "both samples hold the same micrographs")
+    return Pair(first, second, True, "micrographs of the same names and sizes are taken for the same")
 
 
 def common_micrographs(a: Sample, b: Sample) -> list[str]:

@@ -550,7 +550,7 @@ class TestFiles:
         lines = text.splitlines()
         assert lines[0] == "A  annotation: 6 micrographs, 216 carbides"
         assert lines[1] == "B  network: 6 micrographs, 108 carbides"
-        assert lines[2] == "paired: both samples hold the same micrographs"
+        assert lines[2] == "paired: micrographs of the same names and sizes are taken for the same"
         [density] = [line for line in lines if line.startswith("number density")]
         assert density.split()[2:] == [
             "1/µm²",

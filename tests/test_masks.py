@@ -126,7 +126,7 @@ def test_numbered_particles_keep_their_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(field.particles, numbers)
     Image.fromarray(np.where(numbers == 300, 2, numbers).astype(np.uint8)).save(tmp_path / "steel.png")
     (tmp_path / "steel.tif").unlink()
-    with pytest.raises(InputError, match=r"holds the values 0, 2, 7; say what is particle"):
+    with pytest.raises(InputError, match=r"holds 3 values, not two; .* --instances if each value"):
         read(tmp_path)
     assert set(np.unique(read(tmp_path, instances=True)[0].particles)) == {0, 2, 7}
     assert read(tmp_path, rule=LabelRule((7,)))[0].particles.sum() == 4 * 4 + 8 * 8
@@ -160,6 +160,38 @@ def test_results_inside_the_folder_are_not_measured_again(tmp_path: Path, caplog
         assert len(table) == 2 and table[1].startswith(f"steel,{tmp_path.name},")
     assert "pixel size unknown for 1 of 1 masks" in caplog.text
     assert "pixel size unknown for 1 of 1 masks" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_results_of_another_time_do_not_stay(tmp_path: Path) -> None:
+    masks, out = tmp_path / "masks", tmp_path / "out"
+    masks.mkdir()
+    write_png(masks / "old.png", squares())
+    assert measure_masks(Source(masks), out, Settings()) == []
+    (masks / "old.png").rename(masks / "new.png")
+    (masks / "new.png").write_bytes(b"broken")
+    (failure,) = measure_masks(Source(masks), out, Settings())
+    assert failure.name == "new"
+    assert {path.name for path in out.iterdir()} <= {"figures"}
+    with pytest.raises(InputError, match="is the folder of the masks itself"):
+        measure_masks(Source(masks), masks, Settings())
+
+
+def test_a_stack_is_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "steel.tif", np.stack([squares(), squares()]).astype(np.uint8))
+    with pytest.raises(InputError, match="is a stack of 2 images; save one image a file"):
+        read(tmp_path)
+
+
+def test_a_table_of_pixel_sizes_that_fits_nothing_is_told(tmp_path: Path, caplog) -> None:
+    for folder in ("A", "B"):
+        (tmp_path / "masks" / folder).mkdir(parents=True)
+        write_png(tmp_path / "masks" / folder / "steel.png", squares())
+    table = tmp_path / "sizes.csv"
+    table.write_text("name,pixel_size_um\nsteel,0.01\niron,0.02\n")
+    with caplog.at_level(logging.WARNING, "carde_monai"):
+        source = Source(tmp_path / "masks", sizes=PixelSizes(table))
+        assert measure_masks(source, tmp_path / "out", Settings()) == []
+    assert "--pixel_size: no micrograph is called iron" in caplog.text and "unknown" not in caplog.text
 
 
 def test_a_colour_nifti_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -201,11 +201,11 @@ def test_samples_by_name_and_unit() -> None:
     fields, particles = (pd.concat([part[index] for part in parts], ignore_index=True) for index in (0, 1))
     found = samples(fields, particles)
     assert [(one.name, one.unit, len(one.fields), len(one.particles)) for one in found] == [
+        ("a", "px", 2, 2),
         ("b", "um", 2, 2),
         ("b (pixel size unknown)", "px", 1, 1),
-        ("a", "px", 2, 2),
     ]
-    assert found[1].particles["micrograph"].tolist() == ["unknown"]
+    assert found[2].particles["micrograph"].tolist() == ["unknown"]
     with pytest.raises(InputError, match="sample b: has two micrographs field 0; rename one of them"):
         samples(pd.concat([fields, fields.iloc[[0]]]), particles)
 

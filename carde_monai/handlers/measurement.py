@@ -21,6 +21,7 @@ from carde_monai.measurement import (
     Settings,
     check_group_by,
     measure,
+    remove_results,
     sample_name,
     write_results,
 )
@@ -72,6 +73,8 @@ class ParticleMeasurement:
     def _start(self, engine: Engine) -> None:
         self.failures.clear()
         self._measured = {}
+        if idist.get_rank() == 0:
+            remove_results(self.output_dir)
 
     def __call__(self, engine: Engine) -> None:
         side = picture_side(int(engine.state.epoch_length or 1) * idist.get_world_size())
