@@ -166,6 +166,22 @@ def test_imported_weights_are_fine_tuned_and_calibrated(carde, dataset, tmp_path
     torch.testing.assert_close(calibrated, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_a_mean_variance_network_of_carde_segments_by_its_draws(raw, tmp_path) -> None:
+    """The mean of sigmoid(z + sigma e) over normal e, by quadrature; carde puts out sigma itself."""
+    state = random_state(LEVELS, H, outputs=2, seed=3)
+    torch.save(lightning_checkpoint(state), tmp_path / "mve.ckpt")
+    import_carde(tmp_path / "mve.ckpt", tmp_path / "bundle")
+    settings = {"output_dir": str(tmp_path / "out"), "window_size": list(FRAME), "amp": False}
+    overlays = ["sem", "segment", "carde_unet", "mean_variance"]
+    segment(tmp_path / "bundle", overlays, raw, sigma_link="abs", draws=2000, **settings)
+    z, sigma = carde_forward(state, network_input(raw, 1))[0].double().numpy()
+    points, weights = np.polynomial.hermite_e.hermegauss(40)
+    expected = sum(w / (1 + np.exp(-z - np.abs(sigma) * e)) for e, w in zip(points, weights, strict=True))
+    found = probability(tmp_path / "out", "jfl_001")
+    np.testing.assert_allclose(found, expected / weights.sum(), atol=0.03)
+    np.testing.assert_allclose(tifffile.imread(tmp_path / "out" / "jfl_001_sigma.tif"), abs(sigma), atol=1e-4)
+
+
 def test_cardes_network_trains_from_scratch(dataset, tmp_path) -> None:
     bundle = bundles.working_bundle(tmp_path / "bundle")
     train(bundle, ["carde_unet"], dataset, weights=None, levels=1, features=3, **QUICK)
