@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from carde_monai.calibration import fold_temperature
 from carde_monai.carde_unet import CardeUNet
 from carde_monai.errors import InputError
 from carde_monai.provenance import file_digest
+from carde_monai.replacing import replace_file, replace_text
 
 logger = logging.getLogger("carde_monai")
 
@@ -51,7 +51,7 @@ def import_carde(checkpoint: str | Path, bundle: str | Path, temperature: float 
     target = working_bundle(bundle) / "models" / "carde.pt"
     target.parent.mkdir(exist_ok=True)
     folded = {"model": fold_temperature(state, temperature, OUTPUT_LAYER)}
-    _replace(target, lambda path: torch.save(folded, path))
+    replace_file(target, lambda path: torch.save(folded, path))
     record = {
         "source": checkpoint.name,
         "source_sha256": file_digest(checkpoint),
@@ -65,7 +65,7 @@ def import_carde(checkpoint: str | Path, bundle: str | Path, temperature: float 
         "total_temperature": float(temperature),
     }
     text = json.dumps(record, indent=2) + "\n"
-    _replace(target.with_suffix(".json"), lambda path: path.write_text(text, encoding="utf-8"))
+    replace_text(target.with_suffix(".json"), text)
     logger.info("%s: %s", target, _described(network, outputs, temperature))
     return target
 
@@ -119,13 +119,3 @@ def _program_objects(checkpoint: Path) -> str:
         return ", ".join(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(checkpoint))[:4])
     except Exception:  # no zip file, or a broken one: there is another message for that
         return ""
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside ``path`` and put it in place at once, so that a crash leaves the old file whole."""
-    scratch = path.with_name(f".{path.name}.part")
-    try:
-        write(scratch)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from carde_monai import bundles, tuning_figures
 from carde_monai.bundles import command
+from carde_monai.replacing import replace_text
 from carde_monai.tuning_study import Search, attempt, finished
 
 # Gerçek et al. 2025: best of 46 trials, which varied just these four.
@@ -37,11 +37,11 @@ def write(search: Search, study: optuna.Study) -> list[Path]:
     table = trial_table(search, trials)
     importance = importances(study)
     files = [dest / name for name in ("trials.csv", "summary.json")]
-    _replace(files[0], table.to_csv(index=False))
+    replace_text(files[0], table.to_csv(index=False))
     if best is not None:
         files.append(dest / "best.json")
-        _replace(files[-1], _json(overlay(search, best)))
-    _replace(files[1], _json(_summary(search, trials, best, importance)))
+        replace_text(files[-1], _json(overlay(search, best)))
+    replace_text(files[1], _json(_summary(search, trials, best, importance)))
     parameters = search.parameters()
     for name, figure in (
         ("history.png", tuning_figures.history(table, PUBLISHED["validation_loss"])),
@@ -182,10 +182,3 @@ def _number(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is none of JSON's")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file that is whole at any time."""
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

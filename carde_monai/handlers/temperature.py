@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from carde_monai.errors import InputError
 from carde_monai.handlers.baseline import decollated
 from carde_monai.handlers.segmentation import micrograph_name
 from carde_monai.provenance import file_digest, temperature_record
+from carde_monai.replacing import replace_file, replace_text
 from carde_monai.report import reliability_diagram
 
 SHORT_OF_PIXELS = "calibrate on validation micrographs with carbides, with a network that has been trained"
@@ -125,7 +125,7 @@ class TemperatureScaling:
         content = _load(self.checkpoint)
         total = total_temperature(self.checkpoint) * fit.temperature
         folded = self._fold(_weights(content), fit.temperature)
-        _replace(self.checkpoint, lambda path: torch.save(_with_weights(content, folded), path))
+        replace_file(self.checkpoint, lambda path: torch.save(_with_weights(content, folded), path))
         record = {
             "temperature": fit.temperature,
             "total_temperature": total,
@@ -139,7 +139,7 @@ class TemperatureScaling:
             "after": asdict(after),
         }
         text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-        _replace(_record(self.checkpoint), lambda path: path.write_text(text, encoding="utf-8"))
+        replace_text(_record(self.checkpoint), text)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         picture = self.output_dir / "reliability.png"
         reliability_diagram(before.points, after.points, picture, beside=self.beside)
@@ -147,16 +147,6 @@ class TemperatureScaling:
 
 def _record(checkpoint: Path) -> Path:
     return checkpoint.with_name("calibration.json")
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside ``path`` and put it in place at once, so that a crash leaves the old file whole."""
-    scratch = path.with_name(f".{path.name}.part")
-    try:
-        write(scratch)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _load(checkpoint: Path) -> dict[str, Any]:
