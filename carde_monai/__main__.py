@@ -10,9 +10,7 @@ from typing import Any
 
 from carde_monai import __version__
 from carde_monai.command_line import parse
-from carde_monai.errors import WRONG_USAGE, InputError, finish, user_mistake
-
-INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
+from carde_monai.errors import INTERRUPTED, WRONG_USAGE, InputError, finish, user_mistake
 
 
 def synthesize(
@@ -305,10 +303,7 @@ def compare(
     """
     from carde_monai.compare import compare as run
     from carde_monai.compare_report import table
-    from carde_monai.measurement import Settings
 
-    if large is not None:
-        Settings(large=large)  # a size, or an InputError
     result, failures = run(a, b, dest, match=match, paired=paired, large_um=large)
     print(table(result))
     finish(failures, dest)
@@ -425,7 +420,7 @@ def _names(overlay: str | None) -> list[str]:
 
 def _ensemble(overrides: dict[str, Any]) -> list[str]:
     """The config that ``--weights a.pt,b.pt`` needs."""
-    from carde_monai.uncertainty import weight_files
+    from carde_monai.provenance import weight_files
 
     weights = overrides.get("weights")
     return ["ensemble"] if weights is not None and len(weight_files(weights)) > 1 else []

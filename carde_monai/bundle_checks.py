@@ -19,7 +19,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from carde_monai.errors import InputError, user_mistake
-from carde_monai.uncertainty import weight_files
+from carde_monai.provenance import weight_files
 
 ROUTINE = {"bundle_root", "dataset_dir", "output_dir", "detectors", "pixel_size"}  # given in every run
 

@@ -20,6 +20,7 @@ from carde_monai.matching import Match, match_objects
 from carde_monai.particles import label_particles, measure_particles
 from carde_monai.result_files import measured_large, read_labels, read_sample, split_source
 from carde_monai.stereology import measure_field
+from carde_monai.summary import check_large
 from carde_monai.two_samples import common_micrographs, difference, pair_difference, pair_up
 
 __all__ = ["agreement", "compare", "difference", "match_micrographs", "read_sample", "table"]
@@ -50,9 +51,11 @@ def compare(
     objects.csv and comparison.png and .svg are written there.
 
     Raises:
-        InputError: a folder or table is missing or damaged, the units differ, or there is nothing to pair or
-            to match that was asked for.
+        InputError: ``large_um`` is no size, a folder or table is missing or damaged, the units differ, or
+            there is nothing to pair or to match that was asked for.
     """
+    if large_um is not None:
+        check_large(large_um)
     first, second = read_sample(a), read_sample(b)
     if first.unit != second.unit:
         unknown, known = (a, b) if first.unit == "px" else (b, a)

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from carde_monai.pictures import BLUE, ORANGE, VERMILLION, Colour
+from carde_monai.pictures import BLUE, ORANGE, VERMILLION, rgb
 from carde_monai.pooling import Pooled
 from carde_monai.size_test import cumulative
 
@@ -160,7 +160,7 @@ def _draw_curves(axes: Axes, result: Result, a: Pooled, b: Pooled) -> None:
             continue
         at = np.unique(side.ecd)
         label = f"{letter}: {_shortened(result[letter.lower()]['name'])}, n = {len(side.ecd):,}"
-        axes.step(at, cumulative(side, at), where="post", color=_rgb(colour), linewidth=1.4, label=label)
+        axes.step(at, cumulative(side, at), where="post", color=rgb(colour), linewidth=1.4, label=label)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=8)
     if result["sizes"]["d"] is not None:
         _draw_distance(axes, result["sizes"], a, b)
@@ -195,7 +195,7 @@ def _draw_forest(axes: Axes, result: Result) -> None:
         if low is None:
             axes.plot(quantity["relative_percent"], place, "o", color=grey, markersize=4, mfc="white")
             continue
-        colour = _rgb(VERMILLION) if low > 0 or high < 0 else grey
+        colour = rgb(VERMILLION) if low > 0 or high < 0 else grey
         axes.plot((low, high), (place, place), color=colour, linewidth=1.6, marker="|", markersize=6)
         axes.plot(quantity["relative_percent"], place, "o", color=colour, markersize=3)
     axes.set_yticks(range(len(rows)), [quantity["name"] for quantity in rows])
@@ -210,7 +210,3 @@ def _draw_forest(axes: Axes, result: Result) -> None:
 def _shortened(name: str, length: int = 24) -> str:
     name = name if len(name) <= length else name[: length - 1] + "…"
     return name.replace("$", r"\$")  # no formula
-
-
-def _rgb(colour: Colour) -> tuple[float, ...]:
-    return tuple(part / 255 for part in colour)

@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from carde_monai.errors import WRONG_USAGE, InputError
+from carde_monai.errors import INTERRUPTED, WRONG_USAGE, InputError
 from carde_monai.transfer import TIMEOUT, Interrupted, check_address, fetch, open_url
 from carde_monai.unpacking import Rule, unpack
 
 logger = logging.getLogger("carde_monai")
 
-INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 SUPER = r"[^/]+/benchmark_segmentation_data/(Super\d/\w+)"
 GITHUB = "https://github.com/{}/archive/{}.zip"  # of a commit: what it holds does not change
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WRONG_USAGE, SOME_FAILED = 2, 3  # exit statuses; 0 only if everything was done
+INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 
 
 class InputError(ValueError):

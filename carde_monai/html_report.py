@@ -10,7 +10,6 @@ import base64
 import gzip
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from carde_monai.errors import Failure
 from carde_monai.figures import FigureFile
 from carde_monai.gallery import PALETTE, GalleryPicture
 from carde_monai.pictures import scale_bar_length
+from carde_monai.replacing import replace_file
 from carde_monai.report_text import (
     NO_INTERVAL,
     column_text,
@@ -103,18 +103,13 @@ def write_report(
         warnings=warnings,
         failures=failures,
     )
-    _write(page, path)
+    replace_file(path, lambda part: _write(page, part))
 
 
 def _write(page: Any, path: Path) -> None:
-    """Write piece by piece and put in place only what is whole; bytes that are no text become ``?``."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.writelines(page)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write piece by piece; bytes that are no text become ``?``."""
+    with path.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
+        file.writelines(page)
 
 
 @dataclass(frozen=True)

@@ -120,16 +120,19 @@ def to_particles(pixels: Array, rule: LabelRule, path: Path, numbered: bool = Fa
     ``rule`` says what is particle. Raises InputError for numbers that are not whole or scattered like a
     micrograph's greys, and where it is open what is particle.
     """
-    free = rule == LabelRule() and pixels.ndim == 2
-    if not free or not (numbered or pixels.dtype.itemsize > 1) or len(np.unique(pixels)) <= 2:
+    values = np.unique(pixels) if rule == LabelRule() and pixels.ndim == 2 else ()
+    if len(values) <= 2:
         return _to_mask(pixels, rule, path)
+    if not numbered and pixels.dtype.itemsize == 1:
+        remedy = "--label_value for that of the carbides, --instances if each value is one carbide"
+        raise InputError(path, f"holds {len(values)} values, not two", f"{remedy}, or draw without smoothing")
     numbers = pixels.astype(np.int64)
     if numbers.min() < 0 or (numbers != pixels).any():
         raise InputError(path, "numbers particles with fractions or below 0", "give a mask or whole numbers")
     inside = numbers[:, 1:] > 0
     alike = (numbers[:, 1:] == numbers[:, :-1]) & inside
     if inside.sum() > MANY_PIXELS and alike.sum() < SCATTERED * inside.sum():
-        wrong = f"holds {len(np.unique(pixels))} grey values, scattered like a micrograph's"
+        wrong = f"holds {len(values)} grey values, scattered like a micrograph's"
         raise InputError(path, wrong, "give masks, or images in which each carbide has one number")
     return numbers
 

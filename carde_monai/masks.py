@@ -32,7 +32,7 @@ from carde_monai.measurement import (
 )
 from carde_monai.pixel_sizes import PixelSizes
 from carde_monai.sem import read_micrograph
-from carde_monai.sem_files import Micrograph, find_micrographs, with_unique_names
+from carde_monai.sem_files import RESULTS, Micrograph, find_micrographs, with_unique_names
 from carde_monai.sem_pixels import read_file_metadata
 
 logger = logging.getLogger("carde_monai")
@@ -44,7 +44,6 @@ ANY, UNKNOWN = LabelRule(), PixelSizes(None)  # all that is not 0; what the file
 # what stands at the end of a name, the likeliest mask first; the rest of the name is the micrograph's
 MASKS = ("_mask", "_label", "_labels", "_cp_masks")
 NUMBERED = ("_labels", "_cp_masks")  # by this project and by Cellpose: each particle has its number
-NO_MASKS = ("_probability", "_confidence", "_overlay", "_sigma", "_mutual_information")
 NO_FOLDERS = {"quicklook", "figures"}
 PROBABILITIES = ("_probability.tif", "_probability.nii.gz")
 
@@ -85,7 +84,7 @@ def find_masks(folder: Path) -> tuple[list[Micrograph], list[Failure]]:
     failures = []
     for path in _pictures(folder):
         name, role = _split(path)
-        if role in NO_MASKS:
+        if role in RESULTS:
             continue
         roles = places[path.parent, name]
         if role in roles:
@@ -128,7 +127,7 @@ def _suffix(path: Path) -> str:
 def _split(path: Path) -> tuple[str, str]:
     """Name of the micrograph and the role that its end tells, "" if none."""
     stem = path.name[: -len(_suffix(path))]
-    role = next((one for one in (*MASKS, *NO_MASKS) if stem.lower().endswith(one)), "")
+    role = next((one for one in (*MASKS, *RESULTS) if stem.lower().endswith(one)), "")
     return (stem[: -len(role)], role) if role and len(stem) > len(role) else (stem, "")
 
 
@@ -201,10 +200,6 @@ def _read_particles(
     if frame is not None:
         pixels = cut_to(pixels, frame, bar, path, Path("its micrograph"))
     numbered = source.instances or _split(path)[1] in NUMBERED
-    values = np.unique(pixels) if pixels.ndim == 2 and source.rule == ANY and not numbered else ()
-    if len(values) > 2 and pixels.dtype == np.uint8:
-        remedy = "--label_value for that of the carbides, --instances if each value is one carbide"
-        raise InputError(path, f"holds {len(values)} values, not two", f"{remedy}, or draw without smoothing")
     return to_particles(pixels, source.rule, path, numbered), size
 
 

@@ -23,7 +23,7 @@ from carde_monai.html_report import write_report
 from carde_monai.particles import MIN_AREA, label_particles, measure_particles, save_labels
 from carde_monai.provenance import environment
 from carde_monai.stereology import measure_field
-from carde_monai.summary import samples, summarise, summary_table
+from carde_monai.summary import check_large, samples, summarise, summary_table
 
 logger = logging.getLogger("carde_monai")
 
@@ -51,9 +51,7 @@ class Settings:
     def __post_init__(self) -> None:
         if type(self.min_area) is not int or self.min_area < 1:
             raise InputError("--min_area", f"{self.min_area} is no area", "give whole pixels, 1 or more")
-        number = isinstance(self.large, int | float) and not isinstance(self.large, bool)
-        if not number or not 0 < self.large < np.inf:
-            raise InputError("--large", f"{self.large} is no size", "give micrometres, for example 0.5")
+        check_large(self.large)
 
 
 @dataclass(frozen=True)

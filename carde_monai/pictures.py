@@ -32,6 +32,12 @@ LEVEL_NAMES = ("below 2.5 %", "2.5–50 %", "50–97.5 %", "above 97.5 %")
 PNG_LEVEL = 1  # zlib: several times faster than the default 6, and the files are little larger
 
 
+def rgb(colour: Colour) -> tuple[float, float, float]:
+    """A colour as matplotlib takes it, parts from 0 to 1."""
+    red, green, blue = colour
+    return red / 255, green / 255, blue / 255
+
+
 class Key(NamedTuple):
     """One entry of a legend: a colour and what it means; without a colour it is a remark."""
 

@@ -47,12 +47,19 @@ def without_password(text: str) -> str:
 def model_facts(weights: str | Path) -> dict[str, str]:
     """The file of the weights with the start of its SHA-256, and the temperature that is folded into it.
 
-    {} where there is no such file.
+    Of an ensemble (`weight_files`) those of each member; {} where there is no such file.
     """
-    if not Path(weights).is_file():  # missing, or the files of an ensemble: a.pt,b.pt
-        members = [model_facts(one.strip()) for one in str(weights).split(",")] if "," in str(weights) else []
-        return {key: "; ".join(one.get(key, "") for one in members) for key in (members or [{}])[0]}
-    weights = Path(weights)
+    members = [_facts_of(file) for file in weight_files(weights) if file.is_file()]
+    return {key: "; ".join(one[key] for one in members) for key in (members or [{}])[0]}
+
+
+def weight_files(weights: str | Path) -> list[Path]:
+    """The files that ``a.pt,b.pt`` names; a file that exists under the whole name is one."""
+    whole = Path(weights)
+    return [whole] if whole.is_file() else [Path(one.strip()) for one in str(weights).split(",")]
+
+
+def _facts_of(weights: Path) -> dict[str, str]:
     digest = file_digest(weights)
     temperature = "not known to be calibrated"
     if record := temperature_record(weights, digest):

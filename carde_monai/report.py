@@ -30,6 +30,7 @@ from carde_monai.pictures import (
     Colour,
     confidence_picture,
     overlay_picture,
+    rgb,
     save_png,
 )
 from carde_monai.tiff import write_tiff
@@ -116,7 +117,7 @@ def reliability_diagram(
         filled = sorted((p for p in points if p["count"]), key=lambda p: float(p["predicted"]))
         predicted = [p["predicted"] for p in filled]
         label = f"{name}: ECE {expected_calibration_error(filled):.4f}"
-        style: dict[str, Any] = {"color": _rgb(colour), "marker": marker, "markersize": 4, "linewidth": 1.5}
+        style: dict[str, Any] = {"color": rgb(colour), "marker": marker, "markersize": 4, "linewidth": 1.5}
         curve.plot(predicted, [p["observed"] for p in filled], label=label, **style)
         counts.plot(predicted, [p["count"] for p in filled], **style)
     total = sum(p["count"] for p in before)
@@ -147,7 +148,7 @@ def box_plot(
     figure = Figure(figsize=(max(5.0, 1.4 * len(groups) + 1), 5), layout="constrained")
     axes = figure.subplots()
     kinds = list(dict.fromkeys(name.partition(" ")[0] for name in groups))
-    palette = [_rgb(colour) for colour in (BLUE, ORANGE, GREEN, PURPLE, SKY_BLUE, VERMILLION)]
+    palette = [rgb(colour) for colour in (BLUE, ORANGE, GREEN, PURPLE, SKY_BLUE, VERMILLION)]
     random = np.random.default_rng(0)  # the same picture each time
     ticks = []
     for place, (name, group) in enumerate(groups.items()):
@@ -235,7 +236,7 @@ def _draw_column(axes: Axes, table: pd.DataFrame, column: str, colour: Colour, l
     filled = table[["epoch", column]].dropna()  # validation need not run every epoch
     if len(filled):
         marker = "." if len(filled) < 60 else None
-        axes.plot(filled["epoch"], filled[column], color=_rgb(colour), marker=marker, label=label or None)
+        axes.plot(filled["epoch"], filled[column], color=rgb(colour), marker=marker, label=label or None)
 
 
 def _best_epoch(table: pd.DataFrame, dice: str | None) -> tuple[float, str] | None:
@@ -255,7 +256,3 @@ def _finish(figure: Figure, panels: Sequence[Axes], path: Path, title: str | Non
     if title:
         figure.suptitle(title)
     figure.savefig(path, dpi=150)
-
-
-def _rgb(colour: Colour) -> tuple[float, ...]:
-    return tuple(part / 255 for part in colour)

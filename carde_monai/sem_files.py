@@ -13,11 +13,9 @@ from carde_monai.errors import Failure, InputError
 from carde_monai.sem_metadata import detector_channel
 from carde_monai.sem_pixels import PNG, TIFF, read_file_metadata
 
-# labels, and what this project writes
-DERIVED = (
-    *("_label", "_labels", "_mask", "_overlay", "_probability", "_confidence"),
-    *("_sigma", "_mutual_information"),
-)
+# ends of names: what this project writes of a micrograph besides masks, and labels and masks
+RESULTS = ("_probability", "_confidence", "_overlay", "_sigma", "_mutual_information")
+DERIVED = ("_label", "_labels", "_mask", *RESULTS)
 DERIVED_FOLDERS = {"label", "labels", "mask", "masks", "quicklook", "figures"}
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>[0-9]{1,18})", re.DOTALL)
 CHANNELS = ("SE2", "InLens")

@@ -25,7 +25,7 @@ from carde_monai.pictures import (
     VERMILLION,
     YELLOW,
     Array,
-    Colour,
+    rgb,
     to_grey8,
 )
 from carde_monai.report import box_plot, reliability_diagram
@@ -87,7 +87,7 @@ def training_curves(histories: Mapping[str, Path], path: Path, title: str) -> No
     many = len(histories) > len(PALETTE)
     rainbow = colormaps["turbo"](np.linspace(0.02, 0.98, len(histories)))
     for number, (name, file) in enumerate(histories.items()):
-        colour = rainbow[number] if many else _rgb(PALETTE[number])
+        colour = rainbow[number] if many else rgb(PALETTE[number])
         table = pd.read_csv(file)
         marker = "." if len(table) < 20 else None
         loss.plot(table["epoch"], table["loss"], color=colour, linestyle=":", linewidth=1.3, marker=marker)
@@ -136,7 +136,7 @@ def tile_picture(found: Findings, data: Path, path: Path, tile: int) -> None:
     for axes in panels.ravel():
         axes.set(xticks=[], yticks=[])
     colours = {"true positive": SKY_BLUE, "false positive": VERMILLION, "false negative": YELLOW}
-    keys = [Patch(facecolor=_rgb(colour), edgecolor="black", label=name) for name, colour in colours.items()]
+    keys = [Patch(facecolor=rgb(colour), edgecolor="black", label=name) for name, colour in colours.items()]
     figure.legend(handles=keys, loc="outside lower right", ncols=3, frameon=False)
     figure.suptitle(f"{found.protocol} protocol: test tiles of {tile} px, quantiles of the network's Dice")
     figure.savefig(path, dpi=130)
@@ -190,12 +190,12 @@ def learning_curve(table: pd.DataFrame, path: Path) -> None:
         column = f"{data}, {NETWORK}"
         if not table[column].notna().any():
             continue
-        axes.scatter(table["micrographs"], table[column], color=_rgb(colour), s=22, alpha=0.7, linewidths=0)
+        axes.scatter(table["micrographs"], table[column], color=rgb(colour), s=22, alpha=0.7, linewidths=0)
         middle = table.groupby("micrographs")[column].median()
-        axes.plot(middle.index, middle, color=_rgb(colour), linewidth=1.5, label=f"network, {data}")
+        axes.plot(middle.index, middle, color=rgb(colour), linewidth=1.5, label=f"network, {data}")
         base = table[f"{data}, {BASELINE}"].median()
         label = f"baseline, {data}: {base:.3f}"
-        axes.axhline(base, color=_rgb(colour), linestyle="--", linewidth=1, label=label)
+        axes.axhline(base, color=rgb(colour), linestyle="--", linewidth=1, label=label)
     sizes = sorted(set(table["micrographs"]))
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(sizes))
@@ -214,8 +214,3 @@ def _finish(figure: Figure, panels: Sequence[Axes], title: str) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
-
-
-def _rgb(colour: Colour) -> tuple[float, float, float]:
-    red, green, blue = colour
-    return red / 255, green / 255, blue / 255

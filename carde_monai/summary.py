@@ -97,6 +97,13 @@ class Sample:
         return pool(self.fields, self.particles, self.unit)
 
 
+def check_large(large_um: float) -> None:
+    """Raise InputError unless ``large_um`` is a size in micrometres."""
+    number = isinstance(large_um, int | float) and not isinstance(large_um, bool)
+    if not number or not 0 < large_um < math.inf:
+        raise InputError("--large", f"{large_um} is no size", "give micrometres, for example 0.5")
+
+
 def samples(fields: pd.DataFrame, particles: pd.DataFrame) -> list[Sample]:
     """The samples of the two tables in the order of their names, by the column ``sample``.
 

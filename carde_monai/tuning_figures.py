@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from optuna.distributions import CategoricalDistribution
 
-from carde_monai.pictures import BLUE, ORANGE, VERMILLION
+from carde_monai.pictures import BLUE, ORANGE, VERMILLION, rgb
 from carde_monai.search_space import Parameter
 
 LOSS = "validation Dice loss"
@@ -30,12 +30,12 @@ def history(table: pd.DataFrame, published: float) -> Figure:
     axes.axhline(published, color="0.4", linestyle="--", linewidth=1, label=f"published: {published:g}")
     if len(complete):
         best = complete["val_loss"].cummin()
-        axes.step(complete["trial"], best, where="post", color=_rgb(ORANGE), linewidth=1.5)
+        axes.step(complete["trial"], best, where="post", color=rgb(ORANGE), linewidth=1.5)
         label = f"best so far: {best.iloc[-1]:.4f}"
-        axes.plot([], [], color=_rgb(ORANGE), linewidth=1.5, label=label)
+        axes.plot([], [], color=rgb(ORANGE), linewidth=1.5, label=label)
     styles: dict[str, dict[str, Any]] = {
-        "complete": {"marker": "o", "color": _rgb(BLUE)},
-        "pruned": {"marker": "v", "color": _rgb(VERMILLION), "facecolors": "none"},
+        "complete": {"marker": "o", "color": rgb(BLUE)},
+        "pruned": {"marker": "v", "color": rgb(VERMILLION), "facecolors": "none"},
     }
     for state, style in styles.items():
         mine = told[told["state"] == state]
@@ -103,7 +103,7 @@ def importance(shares: Mapping[str, float], trials: int) -> Figure:
     figure = Figure(figsize=(6.4, 1.6 + 0.5 * max(1, len(shares))), layout="constrained")
     axes = figure.subplots()
     names = list(shares)[::-1]
-    bars = axes.barh(names, [shares[name] for name in names], color=_rgb(BLUE), height=0.6)
+    bars = axes.barh(names, [shares[name] for name in names], color=rgb(BLUE), height=0.6)
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.set(xlabel="importance (PED-ANOVA), sum 1", xlim=(0, 1.1 * max(shares.values(), default=1)))
     if not shares:
@@ -168,7 +168,3 @@ def _finish(figure: Figure, panels: Sequence[Axes], title: str) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
-
-
-def _rgb(colour: tuple[int, int, int]) -> tuple[float, ...]:
-    return tuple(part / 255 for part in colour)

@@ -22,6 +22,7 @@ from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor, nn
 
 from carde_monai.errors import InputError
+from carde_monai.provenance import weight_files
 
 TINY = torch.finfo(torch.float32).tiny
 # rotations by 90 degrees, with or without a flip before: the symmetries of the square
@@ -130,12 +131,6 @@ class EnsembleLoader:
             raise InputError("an ensemble", "cannot be trained", "train its networks one by one")
         states = [read_weights(path, self.network, self.device) for path in self.paths]
         engine.network = Ensemble(self.network, states)  # type: ignore[attr-defined]
-
-
-def weight_files(weights: str | Path) -> list[Path]:
-    """The files that ``a.pt,b.pt`` names; a file that exists under the whole name is one."""
-    whole = Path(weights)
-    return [whole] if whole.is_file() else [Path(one.strip()) for one in str(weights).split(",")]
 
 
 def read_weights(path: Path, network: nn.Module, device: torch.device | None = None) -> dict[str, Tensor]:
