@@ -13,7 +13,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("carde_monai", "torch", "monai", "pytorch-ignite", "mlflow", "scikit-image", "SimpleITK")
+PACKAGES = (
+    "carde_monai",
+    "torch",
+    "openvino",
+    "monai",
+    "pytorch-ignite",
+    "mlflow",
+    "scikit-image",
+    "SimpleITK",
+)
 
 
 def environment() -> dict[str, str]:

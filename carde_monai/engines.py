@@ -1,0 +1,205 @@
+"""The network computed by OpenVINO, which is about twice as fast on a CPU as torch (docs/README.md).
+
+It stands behind the ``forward`` of the network itself, so that checkpoints, configs and MONAI's engines see
+the network that they know, and torch takes over wherever OpenVINO cannot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import logging
+import math
+import os
+import sys
+import tempfile
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.utils import convert_to_tensor
+from torch import Tensor, nn
+
+from carde_monai.errors import InputError
+from carde_monai.networks import autocast, bf16_is_fast
+
+__all__ = ["ENGINES", "accelerate", "autocast", "bf16_is_fast", "cache_dir"]
+
+ENGINES = ("openvino", "torch")
+KEPT = 8  # converted networks in the cache, and compiled ones in memory: those of an ensemble
+STEPS = (16, 32, 64)  # sides of an image are multiples of a step, which depends on the network's depth
+TOLERANCE = {"f32": 1e-3, "bf16": 0.1}  # of the largest logit, when compared with torch
+
+Compute = Callable[[Tensor], Tensor]
+
+logger = logging.getLogger("carde_monai")
+
+
+def accelerate(network: nn.Module, engine: str = "openvino", amp: bool = False) -> nn.Module:
+    """Let OpenVINO compute ``network`` (B, C, H, W) -> (B, K, H, W) where it can; returns the network.
+
+    It can on the CPU, in evaluation mode, without gradients, in float32 or, with ``amp``, in bfloat16. The
+    weights are converted at the first image, again whenever they have changed, and kept in `cache_dir` by
+    their digest. Each conversion is compared with torch on a small image. Where OpenVINO is not installed,
+    refuses the network or its size of image, or differs, torch computes as ever, and a line says why.
+
+    Raises:
+        InputError: there is no such engine.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"--engine {engine}", "is no engine", f"choose from {', '.join(ENGINES)}")
+    autocast(network, amp)
+    if engine == "openvino":
+        network.forward = _Engine(network, "bf16" if amp else "f32").wrap()  # type: ignore[method-assign]
+    return network
+
+
+def cache_dir() -> Path:
+    """Where converted networks are kept: beside MONAI's downloads in torch's cache (TORCH_HOME moves it)."""
+    return Path(torch.hub.get_dir()) / "carde_monai" / "openvino"
+
+
+class _Engine:
+    """What `accelerate` puts in the place of a network's ``forward``."""
+
+    def __init__(self, network: nn.Module, precision: str) -> None:
+        self.network, self.precision = network, precision
+        self.torch: Callable[..., Tensor] = network.forward
+        self.compiled: OrderedDict[tuple[Any, ...], tuple[Compute, int]] = OrderedDict()
+        self.gone = False  # whether OpenVINO was given up
+
+    def wrap(self) -> Callable[..., Tensor]:
+        @functools.wraps(self.torch)  # keeps the signature, by which an export names its inputs
+        def forward(image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            if args or kwargs or not self._applies(image):
+                return self.torch(image, *args, **kwargs)
+            try:
+                compute, step = self._present(image.shape[1])
+            except Exception as error:  # whatever the reason, torch can do it
+                self.gone = True
+                reason = str(error).strip().partition("\n")[0] or type(error).__name__
+                logger.warning("torch computes the network, OpenVINO cannot: %s", reason)
+                return self.torch(image)
+            if any(side % step for side in image.shape[2:]):  # torch pads inside, a trace of it does not
+                return self.torch(image)
+            return compute(image)
+
+        return forward
+
+    def _applies(self, image: Tensor) -> bool:
+        exporting = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        learning = self.network.training or torch.is_grad_enabled()
+        fits = image.device.type == "cpu" and image.dtype == torch.float32 and image.ndim == 4
+        return fits and not (self.gone or exporting or learning)
+
+    def _present(self, channels: int) -> tuple[Compute, int]:
+        """The network with its present weights, and its step."""
+        # a parameter's version counts its changes in place; an ensemble swaps the parameters themselves
+        tensors = itertools.chain(self.network.parameters(), self.network.buffers())
+        key = tuple((one.data_ptr(), one._version) for one in tensors)
+        if key not in self.compiled:
+            self.compiled[key] = self._ready(channels)
+        self.compiled.move_to_end(key)
+        if len(self.compiled) > KEPT:
+            self.compiled.popitem(last=False)
+        return self.compiled[key]
+
+    def _ready(self, channels: int) -> tuple[Compute, int]:
+        """From the cache, or converted and put there."""
+        file = cache_dir() / f"{_digest(self.network)}.xml"
+        if file.is_file():
+            with contextlib.suppress(RuntimeError):  # damaged: converted again
+                compute = _compile(_openvino().Core().read_model(file), self.precision)
+                step = self._step(compute, channels)
+                with contextlib.suppress(OSError):
+                    os.utime(file)  # the oldest leave the cache
+                return compute, step
+        ours, self.network.forward = self.network.forward, self.torch  # type: ignore[method-assign]
+        try:
+            model = _convert(self.network, channels)
+        finally:
+            self.network.forward = ours  # type: ignore[method-assign]
+        compute = _compile(model, self.precision)
+        step = self._step(compute, channels)
+        _keep(model, file)
+        return compute, step
+
+    def _step(self, compute: Compute, channels: int) -> int:
+        """The first of the STEPS on whose odd multiples ``compute`` agrees with torch.
+
+        Raises:
+            RuntimeError: on none of them.
+        """
+        difference = math.nan
+        for step in STEPS:
+            noise = torch.Generator().manual_seed(0)
+            image = torch.randn((1, channels, 3 * step, 5 * step), generator=noise)
+            expected = self.torch(image)
+            found = torch.empty(0)
+            with contextlib.suppress(RuntimeError):  # parts that do not fit together are not always refused
+                found = compute(image)
+            if found.shape == expected.shape:
+                difference = float((found - expected).abs().max())
+                if difference <= TOLERANCE[self.precision] * max(1.0, float(expected.abs().max())):
+                    return step
+        raise RuntimeError(f"its output differs from torch's (by {difference:.2g})")
+
+
+def _openvino() -> Any:
+    # Its package for telemetry would report every import to its makers; blocked, OpenVINO has a stand-in.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def _convert(network: nn.Module, channels: int) -> Any:
+    """OpenVINO's model of the network, for any number of images of any size."""
+    example = torch.zeros(1, channels, STEPS[-1], STEPS[-1])
+    shape = _openvino().PartialShape([-1, channels, -1, -1])
+    with warnings.catch_warnings(), torch.no_grad():
+        # of torch.jit's age, and of branches on the size, which the comparison with torch covers
+        warnings.simplefilter("ignore")
+        return _openvino().convert_model(network, example_input=example, input=shape)
+
+
+def _compile(model: Any, precision: str) -> Compute:
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",  # one image at a time, by all threads
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    request = _openvino().Core().compile_model(model, "CPU", settings).create_infer_request()
+
+    def compute(image: Tensor) -> Tensor:
+        plain = convert_to_tensor(image, track_meta=False).contiguous()
+        return torch.from_numpy(request.infer([plain.numpy()], share_inputs=True)[0])
+
+    return compute
+
+
+def _digest(network: nn.Module) -> str:
+    """SHA-256 of OpenVINO's version, the network's structure and its weights."""
+    digest = hashlib.sha256(f"{_openvino().__version__} {network!r}".encode())
+    for name, one in network.state_dict().items():
+        digest.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
+        digest.update(one.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _keep(model: Any, file: Path) -> None:
+    """Put the model into the cache and the oldest out of it; a cache that cannot be written is none."""
+    with contextlib.suppress(OSError, RuntimeError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=file.parent) as folder:
+            _openvino().save_model(model, Path(folder, file.name), compress_to_fp16=False)
+            for kind in (".bin", ".xml"):  # who finds the .xml finds the .bin
+                os.replace(Path(folder, file.name).with_suffix(kind), file.with_suffix(kind))
+        for old in sorted(file.parent.glob("*.xml"), key=lambda one: one.stat().st_mtime)[:-KEPT]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".bin").unlink(missing_ok=True)
