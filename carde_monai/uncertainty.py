@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.engines import Evaluator
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
@@ -84,14 +85,19 @@ class SymmetryInferer(Inferer):
         self.inferer = inferer
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
-        image = convert_to_tensor(inputs, track_meta=False)
-        members = []
-        for turns, flip in SYMMETRIES:
+        image, logits = convert_to_tensor(inputs, track_meta=False), None
+        for place, (turns, flip) in enumerate(SYMMETRIES):
             seen = torch.rot90(image.flip(-1) if flip else image, turns, (-2, -1)).contiguous()
-            found = torch.rot90(self.inferer(seen, network, *args, **kwargs), -turns, (-2, -1))
-            members.append(found.flip(-1) if flip else found)
-        _check_channels(members[0], len(network.states) if isinstance(network, Ensemble) else 1)
-        return convert_to_dst_type(torch.cat(members, dim=1), inputs)[0]
+            if isinstance(inputs, MetaTensor):
+                seen = MetaTensor(seen, meta=inputs.meta)  # which may say how to scale it
+            found = convert_to_tensor(self.inferer(seen, network, *args, **kwargs), track_meta=False)
+            found = torch.rot90(found, -turns, (-2, -1))
+            if logits is None:
+                _check_channels(found, len(network.states) if isinstance(network, Ensemble) else 1)
+                logits = found.new_empty((len(found), len(SYMMETRIES), *found.shape[1:]))
+            logits[:, place] = found.flip(-1) if flip else found
+        assert logits is not None
+        return convert_to_dst_type(logits.flatten(1, 2), inputs, dtype=logits.dtype, device=logits.device)[0]
 
 
 class Ensemble(nn.Module):
