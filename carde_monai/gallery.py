@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +22,13 @@ from carde_monai.pictures import (
     VERMILLION,
     Array,
     confidence_levels,
+    grey_picture,
     outline,
-    to_grey8,
+    reduced,
+    resized,
+    shrunk,
 )
+from carde_monai.runs import strips
 
 LARGEST_SIDE, SMALLEST_SIDE = 2048, 400
 THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT = 320, 240
@@ -31,14 +36,15 @@ THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT = 320, 240
 # takes there with its overlay: 0.22 to 0.35 measured on synthetic steel, 0.36 on pure shot noise at 600 px.
 PICTURES_BUDGET = 40e6
 BYTES_PER_PIXEL = 0.36
-# of WebP, which stores a noisy micrograph in 60 to 70 % of the bytes of JPEG
-HIGH_QUALITY, LOW_QUALITY = 75, 60
+# Quality and effort of WebP, which stores a noisy micrograph in 60 to 70 % of the bytes of JPEG. The effort
+# saves a large picture no bytes, but a small one a fifth, and costs four times the time.
+LARGE, SMALL = (75, 1), (60, 4)
 
 # Entries of the overlay's palette: colour and opacity. Only what the network is unsure of is tinted; where it
 # is sure, the grey of the carbide shows.
 CLEAR, UNLIKELY, LIKELY, OUTLINE = range(4)
 PALETTE = ((0, 0, 0, 0), (*BLUE, 120), (*ORANGE, 120), (*VERMILLION, 255))
-MASK_GREYS = (48, 208)  # matrix and carbide, where there is a mask but no image
+MASK_GREYS = np.uint8((48, 208))  # matrix and carbide, where there is a mask but no image
 
 
 @dataclass(frozen=True)
@@ -87,19 +93,19 @@ def gallery_picture(
         if array is not None and array.shape[-2:] != labels.shape:
             raise InputError(name, f"{what} {array.shape[-2:]} and labels {labels.shape} differ in size")
     mask = separated(labels)
-    grey = to_grey8(image[0]) if image is not None else np.where(mask, MASK_GREYS[1], MASK_GREYS[0])
-    whole = Image.fromarray(grey.astype(np.uint8))
-    shape = _reduced(whole.size, side, side)
+    if image is not None:
+        whole = grey_picture(image[0])
+    else:
+        whole = Image.fromarray(np.where(mask, MASK_GREYS[1], MASK_GREYS[0]))
+    shape = reduced(mask.shape[::-1], side, side)
     return GalleryPicture(
         name=name,
         sample=sample,
-        width_px=whole.width,
-        height_px=whole.height,
+        width_px=mask.shape[1],
+        height_px=mask.shape[0],
         pixel_size_um=pixel_size_um,
         thumbnail=_thumbnail(whole, mask),
-        picture=_webp(
-            whole.resize(shape, Image.Resampling.BOX), HIGH_QUALITY if max(shape) > 1000 else LOW_QUALITY
-        ),
+        picture=_webp(whole.resize(shape, Image.Resampling.BOX), *(LARGE if max(shape) > 1000 else SMALL)),
         overlay=_overlay(mask, probability, shape, side),
         has_image=image is not None,
         has_confidence=probability is not None,
@@ -108,12 +114,16 @@ def gallery_picture(
 
 def separated(labels: Array) -> npt.NDArray[np.bool_]:
     """The mask of an (H, W) label image, with a gap of a pixel where two labels touch: they were split."""
-    mask = labels > 0
-    for one, other in (
-        (np.s_[:, :-1], np.s_[:, 1:]),
-        (np.s_[:-1], np.s_[1:]),
-    ):
-        mask[one] &= (labels[one] == labels[other]) | (labels[other] == 0)
+    mask = np.empty(labels.shape, bool)
+    for strip in strips(labels.shape):
+        lines = labels[strip.start : strip.stop + 1]  # with a row of the next strip
+        inside = lines > 0
+        for one, other in (
+            (np.s_[:, :-1], np.s_[:, 1:]),
+            (np.s_[:-1], np.s_[1:]),
+        ):
+            inside[one] &= (lines[one] == lines[other]) | (lines[other] == 0)
+        mask[strip] = inside[: strip.stop - strip.start]
     return mask
 
 
@@ -125,45 +135,28 @@ def _overlay(
         shape = (2 * mask.shape[1], 2 * mask.shape[0])
     indices = np.zeros(shape[::-1], np.uint8)
     if probability is not None:
-        levels = confidence_levels(_resized(probability, shape))
+        levels = confidence_levels(resized(probability, shape))
         indices[levels == 1] = UNLIKELY
         indices[levels == 2] = LIKELY
     # on a screen large pictures are reduced
-    indices[outline(_shrunk(mask, shape), 2 if max(shape) > 1024 else 1)] = OUTLINE
+    indices[outline(shrunk(mask, shape), 2 if max(shape) > 1024 else 1)] = OUTLINE
     picture = Image.fromarray(indices)
     picture.putpalette([part for entry in PALETTE for part in entry[:3]])
     file = io.BytesIO()
     opacity = bytes(entry[3] for entry in PALETTE)
-    picture.save(file, format="PNG", transparency=opacity, bits=2, compress_level=9)
+    # a search for matches longer than runs takes twenty times as long, for a larger file
+    picture.save(file, format="PNG", transparency=opacity, bits=2, compress_type=zlib.Z_RLE)
     return file.getvalue()
 
 
 def _thumbnail(whole: Image.Image, mask: npt.NDArray[np.bool_]) -> bytes:
-    shape = _reduced(whole.size, THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT)
+    shape = reduced(mask.shape[::-1], THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT)
     small = np.array(whole.resize(shape, Image.Resampling.BOX).convert("RGB"))
-    small[outline(_shrunk(mask, shape))] = VERMILLION
-    return _webp(Image.fromarray(small), LOW_QUALITY)
+    small[outline(shrunk(mask, shape))] = VERMILLION
+    return _webp(Image.fromarray(small), *SMALL)
 
 
-def _reduced(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
-    """(width, height) of a picture made to fit; none is magnified."""
-    zoom = min(1.0, width / size[0], height / size[1])
-    return max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom))
-
-
-def _shrunk(mask: npt.NDArray[np.bool_], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    # A third of a pixel is enough: the smallest carbides must not vanish from a reduced picture.
-    return _resized(mask.astype(np.float32), shape) > 1 / 3
-
-
-def _resized(values: Array, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Mean of (H, W) ``values`` over each pixel of a picture of ``shape`` (width, height)."""
-    if values.shape == shape[::-1]:
-        return np.asarray(values, np.float32)
-    return np.asarray(Image.fromarray(np.asarray(values, np.float32)).resize(shape, Image.Resampling.BOX))
-
-
-def _webp(picture: Image.Image, quality: int) -> bytes:
+def _webp(picture: Image.Image, quality: int, effort: int) -> bytes:
     file = io.BytesIO()
-    picture.save(file, format="WEBP", quality=quality, method=4)
+    picture.save(file, format="WEBP", quality=quality, method=effort)
     return file.getvalue()

@@ -1,33 +1,34 @@
 """Measure carbides: from a mask to numbered particles, and from those to a table with a row for each.
 
 scikit-image's ``regionprops`` measures the same, but runs Python code for each particle and property: many
-seconds for a frame of thousands of carbides. Here sums run over the pixels of all carbides at once,
-SimpleITK measures the perimeters, and SciPy's hulls get few points.
+seconds for a frame of thousands of carbides. Here sums run over all carbides at once, and over runs of pixels
+(:mod:`carde_monai.runs`), so that a stitched image needs little more memory than its labels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from carde_monai.particle_shapes import Pixels, ellipses, hulls, perimeters
+from carde_monai.particle_shapes import Particles, ellipses, hulls, perimeters
+from carde_monai.runs import Runs, strips
 from carde_monai.tiff import write_tiff
 
 Array = NDArray[Any]
 
-EIGHT = np.ones((3, 3), bool)  # neighbourhood
 MIN_AREA = 5  # pixels: what is smaller has neither size nor shape, and is as often noise as carbide
-# How deep a neck between touching carbides is at least, see `_split`. Chosen on synthetic steel, where 1 px
+# How deep a neck between touching carbides is at least, see `_pieces`. Chosen on synthetic steel, where 1 px
 # cuts plates whose outline is noisy by half a pixel.
 NECK_PX = 1.5
 NECK_SHARE = 0.25
+BAND = 1 << 23  # pixels that are split at once
 
 
 def label_particles(mask: Array, *, split_touching: bool = False, min_area: int = 1) -> NDArray[np.int32]:
@@ -51,27 +52,63 @@ def label_particles(mask: Array, *, split_touching: bool = False, min_area: int 
         raise ValueError(f"a mask has the shape (H, W), not {mask.shape}")
     if min_area < 1:
         raise ValueError(f"the smallest area is at least 1 px, not {min_area}")
-    labels, _ = ndimage.label(mask != 0, EIGHT, output=np.int32)
-    labels = _renumbered(labels, min_area)
-    return _renumbered(_split(labels), min_area) if split_touching else labels
+    runs, numbers = components(mask, min_area)
+    if split_touching:
+        runs, numbers = _numbered(Runs.of(_split(runs.painted(mask.shape, numbers))), min_area)
+    return runs.painted(mask.shape, numbers)
 
 
-def _renumbered(labels: Array, min_area: int) -> NDArray[np.int32]:
-    """The labels of at least ``min_area`` pixels as 1..N in the order of their first pixel."""
-    pixels = np.flatnonzero(labels)
-    old, first, which, areas = np.unique(
-        labels.ravel()[pixels], return_index=True, return_inverse=True, return_counts=True
-    )
-    kept = np.flatnonzero(areas >= min_area)
-    new = np.zeros(len(old), np.int32)
+def components(
+    mask: Array, min_area: int = 1, rule: Callable[[Array], Array] | None = None
+) -> tuple[Runs, NDArray[np.int32]]:
+    """The runs of a mask, and on each its carbide's number as in `label_particles`, 0 if that is too small.
+
+    The mask is (H, W), not 0 on carbides, or what ``rule`` makes such of strips of ``mask``.
+    """
+    runs = Runs.of(mask, rule or (lambda strip: strip != 0))
+    return _numbered(runs._replace(values=runs.components()), min_area)
+
+
+def _numbered(runs: Runs, min_area: int) -> tuple[Runs, NDArray[np.int32]]:
+    """The runs, and 1..N for their values in the order of first pixels; 0 for those of too few pixels."""
+    _, first, which = np.unique(runs.values, return_index=True, return_inverse=True)
+    kept = np.flatnonzero(np.bincount(which, runs.lengths, minlength=len(first)) >= min_area)
+    new = np.zeros(len(first), np.int32)
     new[kept[np.argsort(first[kept])]] = np.arange(1, len(kept) + 1)
-    result = np.zeros(labels.shape, np.int32)
-    result.ravel()[pixels] = new[which]
-    return result
+    return runs, new[which]
 
 
 def _split(labels: NDArray[np.int32]) -> Array:
-    """Cut each label where it has a neck; the pieces get numbers of their own.
+    """Cut each label 1..N where it has a neck, in place; the pieces get negative numbers.
+
+    In bands of rows, each label whole in the band where it begins: the matrix keeps labels apart, so that
+    neither distances nor basins of one depend on another's.
+    """
+    if labels.all():  # no outline
+        return labels
+    runs = Runs.of(labels)
+    _, first = np.unique(runs.values, return_index=True)
+    top, bottom = np.full(len(first) + 1, -1), np.zeros(len(first) + 1, int)
+    top[1:] = runs.rows[first]
+    np.maximum.at(bottom, runs.values, runs.rows)
+    last = 0
+    for band in strips(labels.shape, BAND):
+        ends = bottom[(top >= band.start) & (top < band.stop)]
+        if not len(ends):
+            continue
+        frame = labels[max(band.start - 1, 0) : ends.max() + 2]
+        begins = top[np.maximum(frame, 0)]  # an earlier band's pieces are negative
+        inside = np.where((begins >= band.start) & (begins < band.stop), frame, 0)
+        pieces = _pieces(inside)
+        cut = inside > 0
+        _, pieces = np.unique(pieces[cut], return_inverse=True)
+        frame[cut] = last - 1 - pieces
+        last -= int(pieces.max()) + 1
+    return labels
+
+
+def _pieces(labels: NDArray[np.int32]) -> Array:
+    """The pieces of a frame's labels.
 
     Watershed of the distance to the outline (Beucher and Lantuejoul 1979) from its h-maxima (Soille,
     Morphological Image Analysis, 2003, 6.3 and 9.2), so that the steps of a rasterised or noisy outline make
@@ -80,8 +117,8 @@ def _split(labels: NDArray[np.int32]) -> Array:
     taken to its logarithm, the neck has r / R < exp(-NECK_SHARE) = 0.78. No Gaussian smoothing is needed
     besides; it would fill narrow necks first.
     """
-    if labels.all():  # no outline
-        return labels
+    import SimpleITK as sitk  # takes a while to load, and few runs split
+
     depth = ndimage.distance_transform_edt(labels).astype(np.float32)
     knee = NECK_PX / NECK_SHARE
     depth = np.where(depth > knee, knee * (1 + np.log(np.maximum(depth, knee) / knee)), depth)
@@ -149,11 +186,13 @@ def measure_particles(
     check_labels(labels)
     _check_pixel_size(pixel_size_um)
     scale, unit = (1.0, "px") if pixel_size_um is None else (float(pixel_size_um), "um")
-    particles = Pixels.of(labels)
-    area = particles.sums()
-    x, y = (particles.sums(at) / area for at in (particles.columns, particles.rows))
+    particles = Particles.of(labels)
+    runs, lengths = particles.runs, particles.runs.lengths
+    area = particles.sums(lengths)
+    x = particles.sums(lengths * (runs.starts + runs.stops - 1)) / 2 / area
+    y = particles.sums(lengths * runs.rows) / area
     hull_area, feret = hulls(particles)
-    perimeter = perimeters(particles, labels.shape)
+    perimeter = perimeters(particles, area)
     near = _nearest_neighbours(x, y)
     table: dict[str, Array] = {"label": particles.ids.astype(np.int64)}
     table[f"area_{unit}2"] = area * scale**2
@@ -193,12 +232,12 @@ def _nearest_neighbours(x: Array, y: Array) -> Array:
     return np.where(np.isfinite(distance), distance, np.nan)  # SciPy: infinitely far if there is no other
 
 
-def _border(particles: Pixels, shape: tuple[int, int]) -> dict[str, Array]:
+def _border(particles: Particles, shape: tuple[int, int]) -> dict[str, Array]:
     """Whether a particle may be cut, whether it is counted, and its weight, by its bounding box."""
     height, width = shape
-    starts = np.flatnonzero(np.diff(particles.which, prepend=-1))
-    top, bottom = particles.rows[starts], np.maximum.reduceat(particles.rows, starts)
-    left, right = (extreme.reduceat(particles.columns, starts) for extreme in (np.minimum, np.maximum))
+    runs, starts = particles.runs, particles.starts
+    top, bottom = runs.rows[starts], np.maximum.reduceat(runs.rows, starts)
+    left, right = np.minimum.reduceat(runs.starts, starts), np.maximum.reduceat(runs.stops, starts) - 1
     counted = (bottom < height - 1) & (right < width - 1)
     uncut = counted & (top > 0) & (left > 0)
     weight = np.zeros(len(top))
@@ -208,7 +247,7 @@ def _border(particles: Pixels, shape: tuple[int, int]) -> dict[str, Array]:
 
 
 def _means(
-    particles: Pixels, shape: tuple[int, int], area: Array, image: Array | None, probability: Array | None
+    particles: Particles, shape: tuple[int, int], area: Array, image: Array | None, probability: Array | None
 ) -> dict[str, Array]:
     """Means of the calibrated probability and of each detector's grey."""
     channels: list[Array | None] = [None, None]
@@ -221,9 +260,7 @@ def _means(
         raise ValueError(f"the probability of labels {shape} has their shape, not {np.shape(probability)}")
     planes = {"mean_probability": probability, "mean_grey_se2": channels[0], "mean_grey_inlens": channels[1]}
     return {
-        name: np.full(len(area), np.nan)
-        if plane is None
-        else particles.sums(np.asarray(plane).ravel()[particles.at]) / area
+        name: np.full(len(area), np.nan) if plane is None else particles.pixel_sums(np.asarray(plane)) / area
         for name, plane in planes.items()
     }
 
@@ -246,4 +283,5 @@ def save_labels(labels: Array, path: str | Path, pixel_size_um: float | None = N
     _check_pixel_size(pixel_size_um)
     largest = int(labels.max(initial=0))
     kind = np.uint16 if largest <= np.iinfo(np.uint16).max else np.uint32
-    write_tiff(labels.astype(kind), path, pixel_size_um, (0, max(largest, 1)))
+    saved = labels.view(kind) if labels.dtype == np.int32 and kind == np.uint32 else labels.astype(kind)
+    write_tiff(saved, path, pixel_size_um, (0, max(largest, 1)))

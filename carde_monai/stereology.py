@@ -7,11 +7,13 @@ A field is one micrograph; ``u`` stands for the unit, ``um`` or, where the pixel
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from carde_monai.particles import label_particles
+from carde_monai.particles import components, label_particles
+from carde_monai.runs import Runs, strips
 
 THRESHOLDS = (0.025, 0.975)  # the confidence map's, on either side of the mask's 0.5
 
@@ -48,7 +50,7 @@ def measure_field(
     area = height * width * p**2
     counted = int(particles["counted"].sum())
     fraction = np.count_nonzero(labels) / labels.size
-    ends, length = intercepts(labels > 0)
+    ends, length = intercepts(labels)
     row = {
         "width_px": width,
         "height_px": height,
@@ -92,10 +94,14 @@ def intercepts(mask: np.ndarray) -> tuple[int, int]:
     of two cut runs counts, as in ASTM E112 each counts a half. An end shows between two pixels, so that
     a line of W pixels is W - 1 long.
     """
-    mask = np.asarray(mask, bool)
+    mask = np.asarray(mask)
     height, width = mask.shape
-    ends = np.count_nonzero(mask[:, :-1] & ~mask[:, 1:]) + np.count_nonzero(mask[:-1] & ~mask[1:])
-    return int(ends), height * (width - 1) + width * (height - 1)
+    ends = 0
+    for strip in strips(mask.shape):
+        inside = mask[strip.start : strip.stop + 1] != 0  # with a row of the next strip
+        lines = inside[: strip.stop - strip.start]
+        ends += np.count_nonzero(lines[:, :-1] & ~lines[:, 1:]) + np.count_nonzero(inside[:-1] & ~inside[1:])
+    return ends, height * (width - 1) + width * (height - 1)
 
 
 def mean_free_path(area_fraction: float, intercepted: float, scan_length: float) -> float:
@@ -159,10 +165,15 @@ def _at_thresholds(
 ) -> dict[str, float]:
     fractions: dict[str, float] = {}
     densities: dict[str, float] = {}
+    height, width = probability.shape
     for threshold in THRESHOLDS:
-        labels = label_particles(probability > threshold, split_touching=split_touching, min_area=min_area)
-        cut = np.union1d(labels[-1], labels[:, -1])
-        counted = int(labels.max(initial=0)) - np.count_nonzero(cut)
-        fractions[f"area_fraction_at_{threshold}"] = float(np.count_nonzero(labels) / labels.size)
+        if split_touching:
+            runs = Runs.of(label_particles(probability > threshold, split_touching=True, min_area=min_area))
+            numbers = runs.values
+        else:
+            runs, numbers = components(probability, min_area, partial(np.less, threshold))
+        cut = np.union1d(0, numbers[(runs.rows == height - 1) | (runs.stops == width)])
+        counted = int(numbers.max(initial=0)) - np.count_nonzero(cut)
+        fractions[f"area_fraction_at_{threshold}"] = float(runs.lengths[numbers > 0].sum() / probability.size)
         densities[f"number_density_at_{threshold}_per_{u}2"] = counted / area
     return fractions | densities

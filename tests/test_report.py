@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from carde_monai import pictures, report
+from carde_monai import pictures, report, tiff
 from carde_monai.error_picture import PANEL, dice, error_picture, informative_window
 from carde_monai.errors import InputError
 from carde_monai.pictures import (
@@ -213,6 +213,44 @@ def test_the_overlay_leaves_the_carbide_visible(tmp_path: Path) -> None:
     np.testing.assert_array_equal(picture[mask], np.broadcast_to(255, (mask.sum(), 3)))
 
 
+def test_the_overlay_has_the_greys_of_the_stretch(tmp_path: Path) -> None:
+    mask = disc((330, 400), (100, 150), 20)
+    noise = np.random.default_rng(0).random((1, 330, 400)).astype(np.float32)
+    for image in (noise, (60 + 90 * noise).astype(np.uint8)):
+        overlay_picture(image, mask, tmp_path / "o.png")
+        picture, grey = read(tmp_path / "o.png")[:330].astype(int), to_grey8(image[0]).astype(int)
+        elsewhere = ~outline(mask)
+        moved = (picture[elsewhere] - grey[elsewhere][:, None]).max(-1)
+        if image.dtype == np.uint8:  # greys are free
+            assert not moved.any()
+        else:  # the outline has the place of the rarest grey, which becomes the next
+            assert set(moved.tolist()) <= {0, 1} and moved.mean() < 1 / 200
+
+
+def black_runs(picture: np.ndarray) -> list[str]:
+    rows = ("".join("#" if black else " " for black in row) for row in (picture == 0).all(-1))
+    return [run for row in rows for run in row.split()]
+
+
+def test_pictures_of_a_mosaic_are_reduced_with_the_scale_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probability = np.zeros((600, 2400), np.float32)
+    probability[99:399, 300:900] = 1
+    image = np.random.default_rng(0).integers(90, 110, (2, 600, 2400), dtype=np.uint8)
+
+    monkeypatch.setattr(pictures, "LARGEST_SIDE", 800)
+    confidence_picture(probability, tmp_path / "c.png", 0.01)
+    overlay_picture(image, probability > 0.5, tmp_path / "o.png", 0.01)
+    confidence, overlay = (read(tmp_path / name) for name in ("c.png", "o.png"))
+    assert confidence.shape[1] == overlay.shape[1] == 800
+    assert share_of(confidence[:200], LEVEL_COLOURS[3]) == 200 * 100
+    assert tuple(confidence[100, 200]) == LEVEL_COLOURS[3] and tuple(confidence[10, 10]) == LEVEL_COLOURS[0]
+    assert tuple(overlay[50, 99]) == VERMILLION and tuple(overlay[50, 100]) != VERMILLION
+    for picture in (confidence, overlay):  # 5 um, 500 of the mosaic's pixels
+        assert max(len(one) for one in black_runs(picture[200:])) == round(500 / 3)
+
+
 # --- error_picture
 
 
@@ -396,12 +434,23 @@ def test_fiji_finds_pixel_size_and_unit(tmp_path: Path, segmented: tuple[np.ndar
     path = report.write_segmentation("a", *segmented, tmp_path, 0.0056)[1]
     with tifffile.TiffFile(path) as file:
         page = file.pages[0]
-        assert page.dtype == np.float32 and page.compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+        assert page.dtype == np.float32 and page.compression == tifffile.COMPRESSION.NONE
         assert page.predictor == 1  # ImageJ reads no floating-point predictor
         assert file.imagej_metadata["unit"] == "micron"
         assert (file.imagej_metadata["min"], file.imagej_metadata["max"]) == (0, 1)
         # ImageJ takes 1 / XResolution as pixel width, in the unit of the description
         assert [1 / value for value in page.get_resolution()] == pytest.approx([0.0056] * 2, rel=1e-6)
+
+
+def test_beyond_four_gigabytes_the_tiff_is_a_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).random((30, 40)).astype(np.float32)
+    monkeypatch.setattr(tiff, "LARGEST", values.nbytes - 1)  # ImageJ's dialect has no BigTIFF
+    tiff.write_tiff(values, tmp_path / "a.tif", 0.005, (0, 1))
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert not file.is_imagej and file.pages[0].get_resolution("micrometer")[0] == pytest.approx(200)
+        np.testing.assert_array_equal(file.asarray(), values)
 
 
 def test_an_unknown_pixel_size_is_not_invented(
