@@ -24,14 +24,13 @@ import torch
 from conftest import REPOSITORY, SHORT, SMALL
 from monai.bundle import ConfigParser
 from monai.inferers import SlidingWindowInferer
-from monai.transforms import Compose, Randomizable
+from monai.transforms import Randomizable
 from skimage.measure import label as components
 
 from carde_monai import baseline, bundles, datalist
 from carde_monai.calibration import LogitHistogram, reliability
 from carde_monai.error_picture import dice
 from carde_monai.gallery import separated
-from carde_monai.handlers import baseline as baseline_handler
 from carde_monai.measurement import Field, Settings, measure
 from carde_monai.particles import label_particles
 from carde_monai.study_baseline import read_frame
@@ -74,16 +73,19 @@ def segmented(trained: Path, raw: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_augmentation_is_on_in_training(dataset: Path) -> None:
-    transforms = parsed(["train"], dataset).get_parsed_content("train#random_transforms")
-    augment = Compose([one for one in transforms if type(one).__name__ not in CROPS])
+    trainer = parsed(["train"], dataset).get_parsed_content("train#trainer")
     generator = torch.Generator().manual_seed(0)
-    item = {"image": torch.rand(2, 32, 32, generator=generator), "label": torch.zeros(1, 32, 32)}
-    item["label"][0, 3:9, 5:20] = 1
-    draws = [augment(dict(item)) for _ in range(12)]
-    changed = [not torch.equal(torch.as_tensor(draw["image"]), item["image"]) for draw in draws]
-    moved = [not torch.equal(torch.as_tensor(draw["label"]), item["label"]) for draw in draws]
+    batch = {
+        "image": torch.rand(12, 2, 32, 32, generator=generator),
+        "label": torch.zeros(12, 1, 32, 32),
+    }
+    batch["label"][..., 3:9, 5:20] = 1
+    torch.manual_seed(0)
+    images, labels = trainer.prepare_batch(batch, torch.device("cpu"), False)
+    changed = [not torch.equal(*pair) for pair in zip(images, batch["image"], strict=True)]
+    moved = [not torch.equal(*pair) for pair in zip(labels, batch["label"], strict=True)]
     assert sum(changed) >= 11 and sum(moved) >= 6
-    assert len({draw["image"].sum().item() for draw in draws}) >= 11, "each draw is another"
+    assert len({image.sum().item() for image in images}) >= 11, "each tile has a draw of its own"
 
 
 @pytest.mark.parametrize("configs", [["train"], ["train", "calibrate"], ["train", "evaluate"]])
@@ -142,7 +144,7 @@ def test_the_bottom_rows_are_segmented_and_scored(dataset: Path, tmp_path: Path)
 
 
 def test_the_best_epoch_is_evaluated_not_the_last(bundle: Path, dataset: Path, tmp_path: Path) -> None:
-    worse = {"_target_": "torch.optim.Adam", "params": "$@network.parameters()", "lr": 3e-4, "maximize": True}
+    worse = {"_target_": "torch.optim.Adam", "params": "$@network.parameters()", "lr": 1e-3, "maximize": True}
     settings = SHORT | {"epoch_length": 6, "max_epochs": 3, "weights": str(bundle / "models" / "model.pt")}
     folders = {"ckpt_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "eval")}
     run(bundle, ["train"], dataset, optimizer=worse, **settings, **folders)
@@ -189,12 +191,13 @@ def test_the_baseline_gets_whole_frames_of_raw_greys(
     bundle: Path, dataset: Path, tmp_path, monkeypatch
 ) -> None:
     given: list[tuple[np.ndarray, np.ndarray]] = []
+    original = baseline.segment
 
     def spy(se2: np.ndarray, inlens: np.ndarray) -> np.ndarray:
         given.append((np.array(se2), np.array(inlens)))
-        return baseline.segment(se2, inlens)
+        return original(se2, inlens)
 
-    monkeypatch.setattr(baseline_handler, "segment", spy)
+    monkeypatch.setattr(baseline, "segment", spy)
     run(bundle, EVALUATE, dataset, sections=["holdout"], output_dir=str(tmp_path / "out"))
     frames = [read_frame(dataset, item)[0] for item in annotated(dataset)[1]]
     assert len(given) == len(frames) == 2

@@ -221,10 +221,12 @@ def test_a_tile_is_trained_on_whole_and_augmented(dataset, tmp_path) -> None:
     parser.read_config(bundles.config_files(BUNDLE, ["train", "tiles"]))
     parser["dataset_dir"], parser["roi_size"] = str(tmp_path), [TILE, TILE]
     transform = parser.get_parsed_content("train#preprocessing")
-    item = datalist.load(tmp_path, "training")[0]
-    draws = [transform(item) for _ in range(2)]
-    assert all(draw["image"].shape == (2, TILE, TILE) for draw in draws)
-    assert not torch.equal(draws[0]["image"], draws[1]["image"])
+    item = transform(datalist.load(tmp_path, "training")[0])
+    assert item["image"].shape == (2, TILE, TILE)
+    batch = {key: torch.stack([item[key]] * 4) for key in ("image", "label")}
+    images, _ = parser.get_parsed_content("train#trainer").prepare_batch(batch, torch.device("cpu"), False)
+    assert images.shape == (4, 2, TILE, TILE)
+    assert not any(torch.equal(image, item["image"]) for image in images[:2])
 
 
 def test_leak_by_hand(tmp_path: Path) -> None:
