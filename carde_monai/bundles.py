@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +76,8 @@ def run(bundle: Path, configs: Sequence[str], overrides: Mapping[str, Any], trai
 
     Raises:
         InputError: a config is missing, an override names nothing in the configs or does not fit there, the
-            weights are missing or another network's.
+            weights are missing or another network's, a training diverges.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; that of a training tells how to go on.
     """
     files = config_files(bundle, configs)
     overrides = {"bundle_root": str(bundle), **overrides}
@@ -88,12 +92,26 @@ def run(bundle: Path, configs: Sequence[str], overrides: Mapping[str, Any], trai
         workflow_type="train" if training else "infer",
         **overrides,
     )
-    with explained(workflow.parser, overrides):
+    with _terminable(), explained(workflow.parser, overrides):
         check_places(workflow.parser)
         workflow.initialize()
         workflow.run()
         workflow.finalize()
     return workflow
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM, which batch systems send before they kill, end a run as Ctrl-C does."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _quiet() -> None:

@@ -22,7 +22,7 @@ logger = logging.getLogger("carde_monai")
 
 # set by the study itself, one way for each training
 OWN = {"dataset_dir", "ckpt_dir", "output_dir", "bundle_root", "run_file", "run_name", "fold", "sections"}
-OWN |= {"weights", "resume_from", "bins", "tile"}
+OWN |= {"weights", "resume", "bins", "tile"}
 
 
 @dataclass(frozen=True)

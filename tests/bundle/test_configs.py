@@ -57,9 +57,9 @@ def test_training_writes_weights_state_and_table(trained: Path) -> None:
     assert list(table["epoch"]) == [1, 2]
     assert {"loss", "learning_rate", "images_per_second", "val_mean_dice", "val_loss"} <= set(table)
     assert table["loss"].between(0, 1).all() and (table["images_per_second"] > 0).all()
-    state = torch.load(trained / "models" / "last_checkpoint_epoch=2.pt", weights_only=True)
-    assert set(state) == {"network", "optimizer", "lr_scheduler", "trainer", "best_model"}
-    assert len(list((trained / "models").glob("last_*.pt"))) == 1
+    state = torch.load(trained / "models" / "last.pt", weights_only=True)
+    assert set(state) == {"network", "optimizer", "lr_scheduler", "early_stop", "best_model", "training"}
+    assert {path.name for path in (trained / "models").glob("*.pt")} == {"model.pt", "last.pt"}
 
 
 def test_training_is_recorded_in_mlflow(trained: Path) -> None:
@@ -213,18 +213,6 @@ def test_validation_every_other_epoch(dataset, tmp_path) -> None:
     run(bundle, ["train"], dataset_dir=str(dataset), **settings)
     table = pd.read_csv(bundle / "eval" / "training.csv")
     assert list(table["val_loss"].notna()) == [False, True, False, True]
-
-
-def test_training_goes_on_from_its_last_state(trained, dataset, tmp_path) -> None:
-    bundle = copy(trained, tmp_path)
-    last = bundle / "models" / "last_checkpoint_epoch=2.pt"
-    settings = SHORT | {"max_epochs": 3, "epoch_length": 16, "tracking_uri": None}
-    run(bundle, ["train"], dataset_dir=str(dataset), resume_from=str(last), **settings)
-    assert list(pd.read_csv(bundle / "eval" / "training.csv")["epoch"]) == [1, 2, 3]
-    state = torch.load(bundle / "models" / "last_checkpoint_epoch=3.pt", weights_only=True)
-    assert state["trainer"]["iteration"] == 48
-    step = next(iter(state["optimizer"]["state"].values()))["step"]
-    assert step == 48, "Adam's moments are those of the first training, too"
 
 
 def test_two_processes_train_together(dataset, tmp_path) -> None:
