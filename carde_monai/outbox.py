@@ -30,11 +30,14 @@ class Outbox:
 
     A job that fails is tried again, ever more rarely, until `close`; one that the receiver refuses is
     dropped. The first failure is a warning. `close` waits for the rest, at most ``patience`` seconds
-    without progress.
+    without progress; ``otherwise`` says in the warning what becomes of it then.
     """
 
-    def __init__(self, receiver: str, patience: float | None = None) -> None:
+    def __init__(
+        self, receiver: str, patience: float | None = None, otherwise: str = "going on without it"
+    ) -> None:
         self.receiver, self.patience = receiver, PATIENCE if patience is None else patience
+        self.otherwise = otherwise
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._warned = self._dead = False
@@ -71,6 +74,7 @@ class Outbox:
 
     def _try(self, job: Job) -> None:
         pause, longest = PAUSES
+        chances = 2  # when no time is left for pauses
         while not self._dead:
             last = self._closing.is_set()
             try:
@@ -78,31 +82,49 @@ class Outbox:
                     job.do()
                 return
             except Exception as error:  # whatever a store or a network raises: it must not reach the training
-                self._warn(str(error) or type(error).__name__)
+                self._warn(brief(error))
                 if refused(error):
                     self._dead |= job.essential
                     return
-                self._dead |= last
+                chances -= last
+                self._dead |= chances == 0
             self._closing.wait(pause)
             pause = min(2 * pause, longest)
 
     def _warn(self, reason: str) -> None:
         level = logging.DEBUG if self._warned else logging.WARNING
         self._warned = True
-        logger.log(level, "%s: %s; going on without it", self.receiver, " ".join(reason.split())[:300])
+        logger.log(level, "%s: %s; %s", self.receiver, reason, self.otherwise)
+
+
+def brief(error: BaseException) -> str:
+    """What is at the bottom of an error, in one line: MLflow tells its whole way there."""
+    while (
+        cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    ) is not None:
+        error = cause
+    return " ".join((str(error) or type(error).__name__).split())[:300]
+
+
+def http_status(error: Exception) -> int:
+    """Of the answer that MLflow, or requests for an artifact, has made an error of; 500 if there was none."""
+    if isinstance(error, MlflowException):
+        return error.get_http_status_code()
+    return int(getattr(getattr(error, "response", None), "status_code", 500))
 
 
 def refused(error: Exception) -> bool:
     """True if the server did answer, and would say the same again: 4xx but time-out and too many requests."""
-    status = error.get_http_status_code() if isinstance(error, MlflowException) else 500
+    status = http_status(error)
     return 400 <= status < 500 and status not in (408, 429)
 
 
 @contextlib.contextmanager
 def patient_mlflow(seconds: float) -> Iterator[None]:
-    """Limit MLflow's HTTP requests to so many seconds, without repetitions, and its chatter to errors.
+    """Limit MLflow's HTTP requests to so many seconds, without repetitions, and silence its own log.
 
-    MLflow reads the limits from the environment only; what the user has set there stays as it is.
+    MLflow reads the limits from the environment only; what the user has set there stays as it is. It logs
+    a locked database with its traceback, and raises it, too.
     """
     limits = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(seconds))),
@@ -114,7 +136,7 @@ def patient_mlflow(seconds: float) -> Iterator[None]:
     levels = [log.level for log in chatter]
     os.environ.update(limits)
     for log in chatter:
-        log.setLevel(logging.ERROR)
+        log.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What is worth recording about a run, and one MLflow run that outlives its server.
+"""One MLflow run that outlives its server, written down before it is sent.
 
 MONAI's ``MLFlowHandler`` is not built upon: it contacts the server in its constructor and raises when that
 fails, blocks the training as long as MLflow retries (minutes a call), lets the environment variable
@@ -8,262 +8,224 @@ fails, blocks the training as long as MLflow retries (minutes a call), lets the 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import inspect
 import json
 import logging
 import os
-import re
-import secrets
-import sqlite3
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
-from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
-from mlflow.utils.validation import (
-    MAX_ENTITY_KEY_LENGTH,
-    MAX_PARAM_VAL_LENGTH,
-    MAX_PARAMS_TAGS_PER_BATCH,
-)
-from monai.bundle import ConfigParser
 
 from carde_monai.errors import InputError
-from carde_monai.outbox import Outbox, refused
+from carde_monai.outbox import Outbox, brief, refused
 from carde_monai.provenance import without_password
+from carde_monai.replacing import replace_text
+from carde_monai.tracking_delivery import (
+    Delivery,
+    hand_over,
+    may_pass,
+    read_run_file,
+    sqlite_file,
+    store_address,
+)
+from carde_monai.tracking_facts import (
+    dataset_facts,
+    flatten_config,
+    mlflow_key,
+    network_facts,
+    running_config,
+)
+from carde_monai.tracking_journal import SUFFIX, Journal, journals, put_away
+
+__all__ = [
+    "MLflowRun",
+    "dataset_facts",
+    "flatten_config",
+    "network_facts",
+    "running_config",
+    "store_address",
+]
 
 logger = logging.getLogger("carde_monai")
 
-STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 NEW_DATABASE = 60.0  # seconds: MLflow creates some fifty tables, which takes one on an idle machine
 UPLOAD_SPEED = 1e6  # bytes a second; a server that takes a file more slowly counts as silent
 
-
-def running_config() -> dict[str, Any]:
-    """The config of the bundle that is being built, merged and with overrides; {} outside of a bundle.
-
-    MONAI gives the objects of a config no way to their parser, so it is looked for on the call stack: call
-    this in a constructor. References (``@id``) stay as written; passwords in addresses are removed.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        parser = frame.f_locals.get("self")
-        if isinstance(parser, ConfigParser):
-            config = {id: value for id, value in parser.get().items() if id != ConfigParser.meta_key}
-            return json.loads(without_password(json.dumps(config, default=str)))
-        frame = frame.f_back
-    return {}
-
-
-def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """``{"train::trainer::max_epochs": "100", ...}``, ids as on the command line, within MLflow's limits.
-
-    A list without mappings in it stays one value; characters that MLflow refuses in a key become ``_``.
-    """
-    flat: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-            value = {str(i): item for i, item in enumerate(value)}
-        if isinstance(value, Mapping) and value:
-            flat |= flatten_config(value, f"{prefix}{name}::")
-        else:
-            key = re.sub(r"[^\w./: -]", "_", f"{prefix}{name}")[:MAX_ENTITY_KEY_LENGTH]
-            flat[key] = str(value)[:MAX_PARAM_VAL_LENGTH]
-    return flat
-
-
-def network_facts(network: torch.nn.Module | None, device: torch.device | None) -> dict[str, str]:
-    """Class and number of parameters of the network; the device with its name."""
-    facts = {}
-    if network is not None:
-        facts["network/class"] = type(network).__name__
-        facts["network/parameters"] = str(sum(p.numel() for p in network.parameters()))
-    if device is not None:
-        name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-        facts["run/device"] = f"{device}{name}"
-    return facts
-
-
-def dataset_facts(datalist: Path) -> dict[str, str]:
-    """Sizes of the splits and a digest (16 hexadecimal digits) of a prepared data set; {} if unreadable.
-
-    The digest covers the lists and the content of all files named in them, wherever the set lies.
-    """
-    digest = hashlib.sha256()
-    try:
-        lists = {
-            k: v for k, v in json.loads(datalist.read_text(encoding="utf-8")).items() if isinstance(v, list)
-        }
-        digest.update(json.dumps(lists, sort_keys=True).encode())
-        items = [item for listed in lists.values() for item in listed]
-        for name in sorted({item[key] for item in items for key in ("image", "label") if key in item}):
-            digest.update(content_mark(datalist.parent / name))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-    return {f"data/{k}": str(len(v)) for k, v in lists.items()} | {"data/digest": digest.hexdigest()[:16]}
-
-
-def content_mark(path: Path) -> bytes:
-    """Tells the content of a file: the end of a gzip file (CRC-32 and length, RFC 1952), else its SHA-256."""
-    with path.open("rb") as file:
-        if path.suffix != ".gz":
-            return hashlib.file_digest(file, "sha256").digest()
-        file.seek(-8, os.SEEK_END)
-        return file.read()
-
-
-def store_address(tracking_uri: str) -> str:
-    """The address for MLflow, that of an SQLite file made absolute; InputError if it keeps no runs there."""
-    if re.split("[:+]", tracking_uri, maxsplit=1)[0] not in STORES:
-        remedy = "give sqlite:///<folder>/mlflow.db, or the http:// address of a server, as tracking_uri"
-        raise InputError(tracking_uri, "MLflow cannot keep runs there", remedy)
-    file = sqlite_file(tracking_uri)
-    return f"sqlite:///{file}" if file else tracking_uri
-
-
-def sqlite_file(tracking_uri: str) -> Path | None:
-    """Absolute path of the database, if it is an SQLite file."""
-    start = "sqlite:///"
-    return Path(tracking_uri[len(start) :]).absolute() if tracking_uri.startswith(start) else None
-
-
-def check_database(tracking_uri: str) -> None:
-    """Raise soon if an SQLite file cannot be opened: MLflow would try for more than a minute."""
-    file = sqlite_file(tracking_uri)
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(file)) as database:
-            database.execute("BEGIN IMMEDIATE")
+_still_running: dict[Path, Journal] = {}  # by run file: runs that this process has left open for later
 
 
 class MLflowRun:
-    """One MLflow run, written through an `Outbox`: no method waits for the server but ``close``, for a while.
+    """One MLflow run, written through a `Journal` and an `Outbox`: no method waits for the server but
+    ``close``, for a while, and what the server does not get by then stays in the journal.
 
-    No global state of MLflow is touched, so that several runs of a process do not meet.
+    ``carde-monai sync-tracking`` hands that over, and so does the next run with the same run file. No global
+    state of MLflow is touched, so that several runs of a process do not meet.
     """
 
     def __init__(self, tracking_uri: str, experiment_name: str, run_file: Path) -> None:
         self.tracking_uri, self.experiment_name, self.run_file = tracking_uri, experiment_name, run_file
         self.address = without_password(tracking_uri)
-        self.id = self.name = ""
         self.start = get_current_time_millis()
-        self._outbox = Outbox(f"MLflow at {self.address}")
-        self._connection: MlflowClient | None = None
+        self.journal: Journal | None = None
+        self._tried: set[int] = set()
+
+    @property
+    def id(self) -> str:
+        """The run's id on the server; "" as long as it has none."""
+        return str(self.journal.run.get("run_id", "")) if self.journal else ""
 
     def open(self, name: str, tags: dict[str, str], params: dict[str, str], resume: bool = False) -> None:
-        """Create a run and ``run_file``, or resume the run that ``run_file`` tells.
+        """Begin a run and tell it in ``run_file``, or resume the run that ``run_file`` tells.
 
         A name that is taken gets a suffix. A run at another address, or deleted, is not resumed but replaced.
-        A run that is resumed keeps its tags and parameters.
+        A run that is resumed keeps its tags and parameters. What earlier processes have left unsent goes
+        first, and the run of one that was killed is marked FAILED.
         """
-        params = dict(params)
-        if not resume:  # whatever becomes of this run, that of an earlier training must not be taken for it
-            self.run_file.unlink(missing_ok=True)
+        told = read_run_file(self.run_file) if resume else {}
+        told = told if told.get("tracking_uri") == self.address and told.get("run_id") is not None else {}
+        journal = self._begin(told)
+        warned = f"going on; what it does not get is kept in {journal.path}"
+        if journal.trouble:
+            logger.warning("MLflow: %s; what the server does not get will be lost", journal.trouble)
+            warned = "going on without it"
+        if not told:
+            self._tell(name, journal)
+        self._delivery = Delivery(self.tracking_uri, journal)
+        self._outbox = Outbox(f"MLflow at {self.address}", otherwise=warned)
+        self.journal = journal
+        self._send_what_earlier_ones_left(journal)
+        seconds = NEW_DATABASE if sqlite_file(self.tracking_uri) else 0.0
+        self._put("open", seconds, True, name=name, tags=tags, resume=resume)
+        self._put("params", params={mlflow_key(key): value for key, value in params.items()})
 
-        def create_or_resume(client: MlflowClient) -> None:
-            run = self._find(client) if resume else None
-            if run is not None:
-                client.update_run(run.info.run_id, status="RUNNING")
-                params.clear()
-            run = run or self._create(client, name, tags)
-            self.id, self.name = run.info.run_id, run.info.run_name
-
-        def log_params(client: MlflowClient) -> None:
-            entries = [Param(key, value[:MAX_PARAM_VAL_LENGTH]) for key, value in params.items()]
-            for start in range(0, len(entries), MAX_PARAMS_TAGS_PER_BATCH):
-                client.log_batch(self.id, params=entries[start : start + MAX_PARAMS_TAGS_PER_BATCH])
-
-        self._put(create_or_resume, NEW_DATABASE if sqlite_file(self.tracking_uri) else 0.0, essential=True)
-        self._put(log_params)
-
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        now = get_current_time_millis()
-        entries = [Metric(name, value, now, step) for name, value in values.items()]
-        self._put(lambda client: client.log_batch(self.id, metrics=entries))
+    def metrics(self, values: Mapping[str, float], step: int = 0, once: bool = False) -> None:
+        """Record metrics; ``once``: not those that the run has at this step already."""
+        entries = [(mlflow_key(name), float(value)) for name, value in values.items()]
+        self._put("metrics", values=entries, time=get_current_time_millis(), step=step, once=once)
 
     def dataset(self, facts: dict[str, str], source: Path, context: str) -> None:
         """Name the data set (`dataset_facts`) as an input of the run."""
-        where, sizes = json.dumps({"uri": str(source.absolute())}), json.dumps(facts)
-        entry = Dataset(source.absolute().parent.name, facts["data/digest"], "local", where, profile=sizes)
-        inputs = [DatasetInput(entry, [InputTag("mlflow.data.context", context)])]
-        self._put(lambda client: client.log_inputs(self.id, datasets=inputs))
+        source = source.absolute()
+        self._put("dataset", facts=facts, uri=str(source), name=source.parent.name, context=context)
 
     def json(self, content: dict[str, Any], name: str) -> None:
-        self._put(lambda client: client.log_dict(self.id, content, name))
+        self._put("json", content=content, name=name)
 
     def file(self, path: Path, folder: str = "") -> None:
         """Upload a file, or a directory under its own name, into a folder of the run's artifacts."""
         files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
         for file in files:
             into = "/".join(filter(None, [folder, *file.parent.relative_to(path.parent).parts]))
-            self._upload(file, into)
-
-    def _upload(self, file: Path, into: str) -> None:
-        size = file.stat().st_size
-        self._put(lambda client: client.log_artifact(self.id, str(file), into), size / UPLOAD_SPEED)
+            size = file.stat().st_size
+            self._put("file", size / UPLOAD_SPEED, path=str(file.absolute()), into=into)
 
     def close(self, status: str, error: str = "") -> None:
-        """End the run as FINISHED, FAILED or KILLED, and wait a while until everything is written."""
-        if error:
-            self._put(lambda client: client.set_tag(self.id, "error", error))
-        self._put(lambda client: client.set_terminated(self.id, status))
-        if self._outbox.close():
-            logger.info("MLflow run %s at %s: %s", self.name, self.address, status)
+        """End the run as FINISHED, FAILED or KILLED, and wait a while until everything is written.
 
-    def _put(
-        self, write: Callable[[MlflowClient], Any], seconds: float = 0.0, essential: bool = False
-    ) -> None:
+        RUNNING leaves it to a later one with the same run file; if this process dies, it counts as FAILED.
+        """
+        if self.journal is None:
+            return
+        if error:
+            self._put("tag", key="error", value=error)
+        if status != "RUNNING":
+            self._put("end", status=status, time=get_current_time_millis())
+        self._outbox.close()
+        if status == "RUNNING":
+            _still_running[self.run_file.absolute()] = self.journal
+            return
+        before = _still_running.pop(self.run_file.absolute(), None)
+        if before is not None:
+            before.mark(before.add("end", status=status, time=self.start))  # this one's end is its end
+            put_away(before)
+        if put_away(self.journal):
+            logger.info("MLflow run %s at %s: %s", self.journal.run.get("run_name"), self.address, status)
+        elif self.journal.trouble:
+            logger.warning("MLflow: %s; what the server did not get is lost", self.journal.trouble)
+        else:
+            logger.info(
+                "MLflow: %d entries of the run are kept; carde-monai sync-tracking %s hands them over",
+                *(len(self.journal.pending()), self.run_file.parent),
+            )
+
+    def _begin(self, told: dict[str, Any]) -> Journal:
+        return Journal.create(
+            self.run_file,
+            told.get("key") or told.get("run_id"),
+            tracking_uri=self.address,
+            experiment_name=self.experiment_name,
+            start=self.start,
+            run_id=told.get("run_id", ""),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+
+    def _tell(self, name: str, journal: Journal) -> None:
+        """Whatever becomes of this run, that of an earlier training must not be taken for it."""
+        told = {"tracking_uri": self.address, "experiment_name": self.experiment_name}
+        told |= {"run_id": "", "run_name": name, "key": journal.header["key"]}
+        try:
+            replace_text(self.run_file, json.dumps(told, indent=2))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self.run_file.unlink(missing_ok=True)
+            wrong = "%s; calibration and evaluation will have MLflow runs of their own"
+            logger.log(logging.DEBUG if journal.trouble else logging.WARNING, wrong, error)
+
+    def _send_what_earlier_ones_left(self, mine: Journal) -> None:
+        """Hand over the journals of dead processes beside this one; only a silent server stops this, once."""
+        others = [one for one in _beside(self.run_file) if one.path != mine.path]
+        others = [one for one in others if one.header["tracking_uri"] == self.address]
+        tried: set[Path] = set()
+
+        def send(journal: Journal) -> None:
+            if not journal.take():
+                return
+            try:
+                hand_over(journal, Delivery(self.tracking_uri, journal))
+            except Exception as error:
+                again = journal.path in tried
+                tried.add(journal.path)
+                journal.release()
+                if not (again or refused(error) or isinstance(error, InputError)):
+                    raise
+                logger.debug("%s: %s", journal.path, error)
+            else:
+                put_away(journal)
+
+        for journal in others:
+            self._outbox.put(lambda one=journal: send(one), _seconds(journal))  # type: ignore[misc]
+
+    def _put(self, do: str, seconds: float = 0.0, essential: bool = False, **what: Any) -> None:
+        journal = self.journal
+        assert journal is not None, "open the run first"
+        number = journal.add(do, **what)
+
         def job() -> None:
-            if self._connection is None:
-                check_database(self.tracking_uri)
-                self._connection = MlflowClient(tracking_uri=self.tracking_uri)
-            write(self._connection)
+            doubtful = number in self._tried
+            self._tried.add(number)
+            try:
+                self._delivery.deliver(number, doubtful)
+            except Exception as error:
+                if refused(error) and not may_pass(error) and not essential:
+                    journal.mark(number, refused=brief(error))
+                raise
 
         self._outbox.put(job, seconds, essential)
 
-    def _find(self, client: MlflowClient) -> Run | None:
-        try:
-            told = json.loads(self.run_file.read_text())
-            run_id = str(told["run_id"]) if told["tracking_uri"] == self.address else ""
-        except (OSError, ValueError, KeyError, TypeError):
-            run_id = ""
-        try:
-            run = client.get_run(run_id) if run_id else None
-        except MlflowException as error:
-            if not refused(error):
-                raise
-            run = None
-        return run if run and run.info.lifecycle_stage == "active" else None
 
-    def _create(self, client: MlflowClient, name: str, tags: dict[str, str]) -> Run:
-        experiment = self._experiment(client)
-        quote = '"' if "'" in name else "'"
-        if client.search_runs([experiment], f"attributes.run_name = {quote}{name}{quote}", max_results=1):
-            name = f"{name}_{secrets.token_hex(2)}"
-        run = client.create_run(experiment, self.start, tags, name)
-        told = {"tracking_uri": self.address, "experiment_name": self.experiment_name}
-        told |= {"run_id": run.info.run_id, "run_name": name}
-        try:
-            self.run_file.parent.mkdir(parents=True, exist_ok=True)
-            self.run_file.write_text(json.dumps(told, indent=2))
-        except OSError as error:  # must not look like a failure of MLflow, or the run would be created again
-            logger.warning("%s; calibration and evaluation will have MLflow runs of their own", error)
-        return run
+def _beside(run_file: Path) -> list[Journal]:
+    """Journals of earlier processes with this run file, the oldest first."""
+    if not run_file.parent.is_dir():
+        return []
+    names = (path for path in run_file.parent.iterdir() if path.name.startswith(f"{run_file.stem}."))
+    return list(journals(path for path in names if path.name.endswith(SUFFIX)))
 
-    def _experiment(self, client: MlflowClient) -> str:
-        """Id of the experiment; a new one of an SQLite file has its artifacts beside that."""
-        file = sqlite_file(self.tracking_uri)
-        found = client.get_experiment_by_name(self.experiment_name)
-        if found is None:
-            location = (file.parent / "mlartifacts").as_uri() if file else None
-            try:
-                return client.create_experiment(self.experiment_name, location)
-            except MlflowException:
-                found = client.get_experiment_by_name(self.experiment_name)
-                if found is None:
-                    raise
-        return found.experiment_id  # perhaps created by another process just now
+
+def _seconds(journal: Journal) -> float:
+    """How long handing it over may take."""
+    files = [journal.entries[n].get("path") for n in journal.pending()]
+    sizes = [Path(one).stat().st_size for one in files if one and Path(one).is_file()]
+    return 0.1 * len(journal.entries) + sum(sizes) / UPLOAD_SPEED

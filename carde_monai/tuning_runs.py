@@ -37,9 +37,10 @@ def begin(search: Search) -> str:
 
 def finish(search: Search, study: optuna.Study, parent: str, files: list[Path], status: str) -> None:
     """Nest the trials' runs, end those of dead processes, and record what the search has found."""
-    if not parent:
+    if not search.places["tracking_uri"]:
         return
-    _nest(search, study, parent)
+    if parent:
+        _nest(search, study, parent)
     run = _run(search)
     run.open(f"{search.name} search", {}, {}, resume=True)
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

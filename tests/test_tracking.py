@@ -109,9 +109,11 @@ def test_a_training(store: str, experiment: str, run_file: Path, tmp_path: Path)
     (used,) = run.inputs.dataset_inputs
     assert used.dataset.name == "steel" and used.dataset.digest == run.data.params["data/digest"]
     told = json.loads(run_file.read_text())
+    assert told.pop("key") == run.data.tags["carde_monai.run"]
     assert told == {
         "tracking_uri": store, "experiment_name": experiment, "run_id": run.info.run_id, "run_name": "first"
     }  # fmt: skip
+    assert [file.name for file in run_file.parent.iterdir()] == [run_file.name]  # nothing is left unsent
 
 
 def test_artifacts_of_sqlite_lie_beside_it(store: str, experiment: str, run_file: Path) -> None:
@@ -401,7 +403,8 @@ def test_no_server_at_all(impatient: None, run_file: Path, caplog: pytest.LogCap
     run_file.write_text(json.dumps({"tracking_uri": "http://127.0.0.1:9", "run_id": "an earlier training"}))
     (warning,) = train("http://127.0.0.1:9", run_file, caplog)
     assert "127.0.0.1:9" in warning and "\n" not in warning
-    assert not run_file.exists()  # or an evaluation would continue the earlier training's run
+    told = json.loads(run_file.read_text())  # an evaluation must not continue the earlier training's run
+    assert told["run_id"] == "" and told["key"]
 
 
 def test_a_server_that_hangs_from_the_start(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
+import os
 import secrets
+import signal
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +40,10 @@ class RunHandler:
         self.run: tracking.MLflowRun | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Wrap ``engine.run``: the run ends FINISHED, FAILED (exception) or KILLED (Ctrl-C).
+        """Wrap ``engine.run``: the run ends FINISHED, FAILED (exception) or KILLED (Ctrl-C, SIGTERM).
+
+        The run of a process that was killed outright is marked FAILED by the next one with the same run file,
+        or by ``carde-monai sync-tracking``.
 
         ignite's events cannot tell: MONAI's handlers of EXCEPTION_RAISED raise, so that those attached
         later are never called, and a handler that does not raise there swallows the exception.
@@ -48,15 +55,17 @@ class RunHandler:
         def tracked(*args: Any, **kwargs: Any) -> Any:
             if idist.get_rank() != 0:
                 return run(*args, **kwargs)
-            self.run = self._open(engine)
             status, error = "FAILED", ""
             try:
-                result = run(*args, **kwargs)
-                self.finished(engine)
-                status = "FINISHED"
-                return result
+                with sigterm_raises():
+                    self._open(engine)
+                    result = run(*args, **kwargs)
+                    self.finished(engine)
+                    status = "FINISHED"
+                    return result
             except BaseException as exception:
-                status = "KILLED" if isinstance(exception, KeyboardInterrupt) else "FAILED"
+                told = isinstance(exception, KeyboardInterrupt | Terminated)
+                status = "KILLED" if told else "FAILED"
                 error = f"{type(exception).__name__}: {exception}"[:1000]
                 raise
             finally:
@@ -67,8 +76,8 @@ class RunHandler:
     def finished(self, engine: Engine) -> None:
         """Record what there is only when the engine has run to its end."""
 
-    def _open(self, engine: Engine) -> tracking.MLflowRun:
-        run = tracking.MLflowRun(str(self.tracking_uri), self.experiment_name, self.run_file)
+    def _open(self, engine: Engine) -> None:
+        run = self.run = tracking.MLflowRun(str(self.tracking_uri), self.experiment_name, self.run_file)
         data = tracking.dataset_facts(self.datalist) if self.datalist else {}
         facts = provenance.environment() | data
         facts |= tracking.network_facts(
@@ -83,7 +92,6 @@ class RunHandler:
             run.json(self.config, f"{self.folder}/config.json".lstrip("/"))
         if self.datalist and data:
             run.dataset(data, self.datalist, self.stage)
-        return run
 
     def _new_name(self) -> str:
         # secrets: the generators of random and numpy start every training with the same seed
@@ -112,7 +120,8 @@ class MLflowTraining(RunHandler):
         tracking_uri: ``sqlite:///<folder>/mlflow.db`` (artifacts in ``<folder>/mlartifacts``), the
             ``http://`` address of a server, or another that MLflow knows; None or "" switches MLflow off.
             It wins over MLFLOW_TRACKING_URI. A server that does not answer costs one warning, and at most
-            ten seconds at the end.
+            ten seconds at the end; what it did not get is kept beside ``run_file``
+            (`tracking_journal.Journal`).
         run_file: JSON file, beside the model, that tells `MLflowEvaluation` which run to continue.
         evaluator: its metrics are recorded in the epochs in which it ran.
         datalist: ``datalist.json`` of the data set.
@@ -120,6 +129,7 @@ class MLflowTraining(RunHandler):
         experiment_name: MLflow experiment, created if need be.
         run_name: default: experiment's name, time and random digits. A name that is taken gets a suffix.
         tags: of the run, such as mlflow.parentRunId, which nests it in another.
+        resume: continue the run that ``run_file`` tells, as a training that is resumed should.
 
     Raises:
         InputError: MLflow does not know the kind of ``tracking_uri``.
@@ -135,11 +145,13 @@ class MLflowTraining(RunHandler):
         experiment_name: str = "carde_monai",
         run_name: str | None = None,
         tags: Mapping[str, str] | None = None,
+        resume: bool = False,
     ) -> None:
         super().__init__(tracking_uri, run_file, experiment_name)
-        self.tags = tags or {}
+        self.tags, self.resume = tags or {}, resume
         self.datalist, self.artifacts = Path(datalist) if datalist else None, artifacts
         self.evaluator, self.run_name = evaluator, run_name or ""
+        self._first = True
 
     def attach(self, engine: Engine) -> None:
         super().attach(engine)
@@ -150,7 +162,9 @@ class MLflowTraining(RunHandler):
         """Record the figures of an epoch."""
         if self.run is not None:
             values = {name: value for name, value in figures.items() if name != "epoch"}
-            self.run.metrics(values, step=engine.state.epoch)
+            # killed behind this and before it was saved, a training that is resumed does the epoch again
+            self.run.metrics(values, step=engine.state.epoch, once=self._first and self.resume)
+            self._first = False
 
 
 class MLflowEvaluation(RunHandler):
@@ -183,6 +197,34 @@ class MLflowEvaluation(RunHandler):
         if self.run is not None:
             metrics = scalars(engine.state.metrics)
             self.run.metrics({f"{self.stage}/{name}": value for name, value in metrics.items()})
+
+
+class Terminated(SystemExit):
+    """SIGTERM came, as batch systems send it before they kill: exit status 143, as a shell has it."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Make an exception, `Terminated`, of SIGTERM where nobody else handles it."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    here = os.getpid()
+
+    def leave(*_: object) -> None:
+        if os.getpid() == here:
+            raise Terminated
+        os._exit(128 + signal.SIGTERM)  # a loader's worker, which has been forked and is no training
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def find_files(patterns: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
