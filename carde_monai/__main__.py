@@ -11,6 +11,7 @@ from typing import Any
 from carde_monai import __version__
 from carde_monai.command_line import parse
 from carde_monai.errors import INTERRUPTED, WRONG_USAGE, InputError, finish, user_mistake
+from carde_monai.startup import importing
 
 
 def synthesize(
@@ -89,7 +90,9 @@ def train(dataset: str, bundle: str = "bundle", overlay: str | None = None, **ov
     """Train the bundle's network on a prepared data set; the best weights go to BUNDLE/models/model.pt.
 
     The best are those with the highest Dice on the validation micrographs. The table and curve of the
-    training and the MLflow database go to --output_dir (BUNDLE/eval).
+    training and the MLflow database go to --output_dir (BUNDLE/eval). Ctrl-C stops after the batch. The same
+    command with --resume goes on after the last finished epoch, after a kill, too, and ends with the same
+    weights; the settings must be the same, but --max_epochs may be higher.
 
     Any setting of configs/train.json is an option by its name, a part of an object with #. The common ones
     are --max_epochs, --learning_rate, --batch_size, --roi_size 128,128, --early_stop_patience, --seed,
@@ -139,7 +142,8 @@ def tune(
         overrides: settings of configs/train.json and configs/tune.json by their names, such as
             --max_epochs 100, --seed 1, --pruner#n_warmup_steps 20; one that is searched is fixed so.
     """
-    from carde_monai import bundles, tuning, tuning_report
+    with importing():
+        from carde_monai import bundles, tuning, tuning_report
 
     root = Path(bundle) if bundle else bundles.packaged_bundle()
     found = tuning.tune(data, trials, output_dir, root, storage, study, workers, overrides)
@@ -212,7 +216,8 @@ def segment(
         overrides: settings of configs/inference.json and configs/segment.json by their names, such as
             --weights other.pt (a.pt,b.pt is an ensemble) or --window_size 512,512.
     """
-    from carde_monai import bundles
+    with importing():
+        from carde_monai import bundles
 
     root = Path(bundle) if bundle else bundles.packaged_bundle()
     configs = ["inference", "segment"]
@@ -223,6 +228,8 @@ def segment(
     elif pixel_size is not None or detectors != 2:
         option = "--pixel_size" if pixel_size is not None else "--detectors"
         raise InputError(option, f"does not change the prepared {source}", "give it to carde-monai prepare")
+    else:
+        configs.insert(1, "prepared")
     configs += [*_ensemble(overrides), *_names(overlay)]
     bundles.run(root, configs, overrides, training=False)
 
@@ -385,6 +392,25 @@ def study(
     finish(result.failures, out)
 
 
+def sync_tracking(folder: str = "bundle", tracking_uri: str | None = None) -> None:
+    """Hand over to MLflow what it did not get while its server was down, slow or full.
+
+    Figures, parameters, tags, artifacts and the end of such a run wait beside its run file
+    (BUNDLE/models/mlflow_run.*.mlflow.jsonl). Runs whose process was killed are marked FAILED; those at work
+    are left alone. The next training, calibration or evaluation of the bundle does the same first. Calling
+    again doubles nothing.
+    Example: carde-monai sync-tracking mybundle --tracking_uri http://localhost:5000
+
+    Args:
+        folder: a bundle, or a folder that tune or study wrote; searched with its sub-folders.
+        tracking_uri: where MLflow is now, if it has moved, or if its address holds a password (which is not
+            kept); otherwise where the run was recorded.
+    """
+    from carde_monai.tracking_sync import sync_tracking as run
+
+    finish(run(folder, tracking_uri), None)
+
+
 def demo(dest: str = "demo_out") -> None:
     """Do everything once, on synthetic steel: synthesize, prepare, train, calibrate, evaluate, segment.
 
@@ -402,7 +428,7 @@ VERBS = {
     verb.__name__.replace("_", "-"): verb
     for verb in (
         *(demo, synthesize, prepare, train, tune, calibrate, evaluate),
-        *(segment, measure, compare, import_carde, study),
+        *(segment, measure, compare, import_carde, study, sync_tracking),
     )
 }
 NOTES = """
@@ -410,8 +436,8 @@ NOTES = """
 NOTES
     carde-monai VERB --help tells more. Anywhere: --debug shows where in the program an error arose.
     carde-monai --version tells the version.
-    Exit status: 0 everything was done; 2 wrong usage or unusable input; 3 some micrographs failed (listed in
-    failures.csv), the others were done; 130 stopped by Ctrl-C."""
+    Exit status: 0 everything was done; 2 wrong usage, unusable input or a training that diverged; 3 some
+    micrographs failed (listed in failures.csv), the others were done; 130 stopped by Ctrl-C."""
 
 
 def _names(overlay: str | None) -> list[str]:
@@ -429,11 +455,12 @@ def _ensemble(overrides: dict[str, Any]) -> list[str]:
 def _run_training(
     configs: list[str], dataset: str, bundle: str, overlay: str | None, overrides: dict[str, Any]
 ) -> None:
-    from carde_monai import bundles, datalist
+    with importing():
+        from carde_monai import bundles, datalist
 
     overrides = {"dataset_dir": dataset, **overrides}
     root = Path(bundle)
-    new = configs == ["train"]
+    new = configs == ["train"] and not overrides.get("resume")
     configs = [configs[0], *_names(overlay), *configs[1:]]  # the stage last: it says whose weights count
     if new and not root.exists():
         # a mistyped folder or option must not leave a new bundle behind
@@ -457,8 +484,10 @@ def main() -> None:
         call = parse(argv, VERBS, NOTES)
         if call is not None:
             call()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _close_progress_bars()
+        if str(stop) and argv[0] == "train":  # the others are not resumed by --resume
+            print(f"carde-monai: {stop}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         _close_progress_bars()

@@ -95,10 +95,12 @@ def _write(
         rgb = tuple(part / 255 for part in colour)
         shown.append(Series(sample, summary, printable(sample.name), rgb, line, marker))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(COLUMN_WIDTH, HEIGHT), layout="constrained")
+        figure = Figure(figsize=(COLUMN_WIDTH, HEIGHT), dpi=300, layout="constrained")
         caption = draw(figure, shown, unit)
+        figure.get_layout_engine().execute(figure)
+        figure.set_layout_engine(None)  # or each savefig lays it out anew, and draws it twice
         png, svg = path.with_suffix(".png"), path.with_suffix(".svg")
-        figure.savefig(png, dpi=300)
+        figure.savefig(png, dpi="figure")
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
     if len(pairs) > len(shown):
         caption += f" The first {len(shown)} of {len(pairs)} samples are shown."

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.morphology import disk
 
-from carde_monai.baseline import segment
+from carde_monai.baseline import segment, white_top_hat
 
 CENTRES = [(30, 30), (40, 100), (90, 50), (100, 120), (150, 80), (140, 25)]
 
@@ -53,6 +54,29 @@ def test_what_the_disc_fits_into_is_background_and_the_rest_is_not() -> None:
     found = segment(image, image, sigma=0)
     assert found[10:22, 10:22].all() and found.sum() == 144
     assert segment(image, image, sigma=0, radius=40).sum() == 144 + disk(34).sum()
+
+
+def assert_top_hat_is_that_of_itk(image: np.ndarray, radius: int) -> None:
+    expected = sitk.WhiteTopHat(sitk.GetImageFromArray(image), [radius] * 2, sitk.sitkBall)
+    np.testing.assert_array_equal(white_top_hat(image, radius), sitk.GetArrayFromImage(expected))
+
+
+@settings(max_examples=60)
+@given(
+    shape=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    radius=st.integers(1, 40),
+    greys=st.sampled_from([2, 5, 256]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_the_top_hat_is_that_of_itk(shape: tuple[int, int], radius: int, greys: int, seed: int) -> None:
+    image = np.random.default_rng(seed).integers(0, greys, shape)
+    assert_top_hat_is_that_of_itk((image * (255 // (greys - 1))).astype(np.uint8), radius)
+
+
+@pytest.mark.parametrize("radius", [1, 2, 7, 30, 31])
+def test_the_top_hat_of_a_frame_is_that_of_itk(radius: int) -> None:
+    for image in micrograph(discs()):
+        assert_top_hat_is_that_of_itk(image, radius)
 
 
 def test_holes_are_filled() -> None:

@@ -10,8 +10,6 @@ from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 from monai.utils import convert_to_numpy
 
-from carde_monai.baseline import segment
-
 
 def decollated(engine: Engine) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Pairs of batch item and output item of a decollating MONAI engine; TypeError for any other engine."""
@@ -38,6 +36,8 @@ class SimpleITKBaseline:
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        from carde_monai.baseline import segment  # SimpleITK loads half a second; other handlers go without
+
         for item, output in decollated(engine):
             if self.source not in item:
                 raise KeyError(f"the baseline needs the raw greys in {self.source!r}; keys: {sorted(item)}")
