@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,7 +68,8 @@ def explained(parser: ConfigParser, overrides: Mapping[str, Any]) -> Iterator[No
     """Say which of the user's files or overrides made MONAI or torch fail inside; any other error passes.
 
     Raises:
-        InputError: the weights are another network's, an image is damaged, an override does not fit.
+        InputError: the weights are another network's, an image is damaged, the disk is full, an override
+            does not fit.
     """
     try:
         yield
@@ -75,7 +77,10 @@ def explained(parser: ConfigParser, overrides: Mapping[str, Any]) -> Iterator[No
         if user_mistake(error) is not None:
             raise
         mistake = (
-            _weights_mistake(parser) or _damaged_image(parser, error) or _unfit(parser, overrides, error)
+            _weights_mistake(parser)
+            or _damaged_image(parser, error)
+            or _unwritten(parser, error)
+            or _unfit(parser, overrides, error)
         )
         if mistake is None:
             raise
@@ -127,11 +132,21 @@ def _wanted(value: Any, default: Any, least: int | None) -> str:
 
 def _check_writable(folder: Path) -> None:
     """Raise InputError if the folder could not be made or written to; leave nothing behind."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    if not there.exists():
+        raise InputError(
+            folder, f"cannot be a folder, the link {there} leads nowhere", "choose another folder"
+        )
     if not there.is_dir():
         raise InputError(folder, f"cannot be a folder, {there} is a file", "choose another folder")
+    remedy = "choose another folder, or ask for permission"
     if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(folder, "cannot be written to", "choose another folder, or ask for permission")
+        raise InputError(folder, "cannot be written to", remedy)
+    try:  # root may do anything, but not on a disk that is full or read-only
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise InputError(folder, f"cannot be written to ({error.strerror})", remedy) from error
 
 
 def _weights(parser: ConfigParser) -> list[Path]:
@@ -186,6 +201,16 @@ def _damaged_image(parser: ConfigParser, error: BaseException) -> InputError | N
         except Exception as damage:
             return InputError(path, f"is damaged ({_brief(damage)})", "prepare the data set again")
     return None
+
+
+def _unwritten(parser: ConfigParser, error: BaseException) -> InputError | None:
+    """That the weights could not be written, which torch does not tell as an OSError."""
+    if "ckpt_dir" not in parser or not re.search(
+        "iostream error|PytorchStreamWriter", " ".join(map(str, _chain(error)))
+    ):
+        return None
+    folder = str(parser.get_parsed_content("ckpt_dir"))
+    return InputError(folder, "the weights cannot be written there, the disk may be full", "make room")
 
 
 def _unfit(parser: ConfigParser, overrides: Mapping[str, Any], error: Exception) -> InputError | None:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import random
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -15,6 +16,7 @@ from typing import Any
 from monai.data import load_decathlon_datalist
 from monai.data.decathlon_datalist import check_missing_files
 
+from carde_monai.datalist_checks import check_copies, check_inside, check_shapes
 from carde_monai.errors import InputError
 
 SECTIONS = ("training", "validation", "test", "holdout", "unlabelled")
@@ -52,6 +54,8 @@ def load(
         raise InputError(root / FILE, f"no {' or '.join(wanted)} micrographs", _REMEDIES[wanted[0]])
     if missing := check_missing_files(items, ("image", "label"), allow_missing_keys=True):
         raise InputError(missing[0], "listed in the data set but missing", f"prepare {root} again")
+    for item in items:
+        check_shapes(item)
     return items
 
 
@@ -153,11 +157,16 @@ def read(root: Path) -> dict[str, list[dict[str, Any]]]:
         for item in (item for part in parts.values() for item in part):
             if not isinstance(item["image"], str) or not isinstance(item["name"], str):
                 raise TypeError("image and name must be text")
+            if item["name"] in ("", ".", "..") or set(item["name"]) & set("/\\\0"):
+                raise ValueError(f"{item['name']!r} cannot name files")
             if not isinstance(item.get("fold", 0), int):
                 raise TypeError("fold must be a whole number")
     except (ValueError, AttributeError, TypeError, KeyError, OSError) as error:
         wrong = f"not a data list of carde-monai ({type(error).__name__}: {error})"
         raise InputError(path, wrong, "prepare the data set again") from error
+    for item in (item for part in parts.values() for item in part):
+        for key in ("image", "label"):
+            check_inside(path, str(item.get(key, "")))
     return parts
 
 
@@ -166,10 +175,11 @@ def _load_all(root: Path) -> dict[str, list[dict[str, Any]]]:
     parts = read(root)
     # A micrograph on both sides of a split would flatter the network; twice on one side, it counts double.
     for key in ("name", "image"):
-        values = [item[key] for part in parts.values() for item in part]
+        values = [os.path.normpath(item[key]) for part in parts.values() for item in part]
         if len(values) > len(set(values)):
             twice = next(value for value in values if values.count(value) > 1)
             raise InputError(root / FILE, f"micrograph {twice} stands in two places", "prepare again")
+    check_copies(root / FILE, {section: parts[section] for section in (*SPLIT, "holdout")})
     for section, part in parts.items():
         if part:
             loaded = load_decathlon_datalist(root / FILE, True, section)

@@ -25,7 +25,10 @@ SAME_ROWS = 2  # detectors' bars may begin this many rows apart
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows from the bottom part of a frame: their level, which are plain, the grey range of the frame."""
+    """Rows from the bottom part of a frame: their level, which are plain, the grey range of the frame.
+
+    The greys stay whole numbers: a mosaic as floats would take several times its memory.
+    """
 
     values: Array
     level: Array
@@ -34,7 +37,7 @@ class _Rows:
 
     def share(self, level: float, tone: float = TONE) -> Array:
         """Share of each row that has this level."""
-        return (np.abs(self.values - level) <= tone * self.scale).mean(axis=1)
+        return _near(self.values, level, tone * self.scale).mean(axis=1)
 
 
 def find_info_bar(image: Array) -> int:
@@ -91,11 +94,19 @@ def _margin(height: int) -> int:
 
 
 def _bottom(image: Array, count: int) -> _Rows:
-    values = image[-count:].astype(np.float32)
+    values = image[-count:]
     scale = 255.0 if image.dtype == np.uint8 else max(float(image.max()), 1.0)
     level = np.median(values, axis=1)
-    plain = (np.abs(values - level[:, None]) <= TONE * scale).mean(axis=1) >= PLAIN
+    plain = _near(values, level[:, None], TONE * scale).mean(axis=1) >= PLAIN
     return _Rows(values, level, plain, scale)
+
+
+def _near(values: Array, level: Any, distance: float) -> npt.NDArray[np.bool_]:
+    """Whether each grey, a whole number, is at most ``distance`` from the level (a number, or one a row)."""
+    kind = values.dtype.type
+    least = np.clip(np.ceil(level - np.float32(distance)), 0, np.iinfo(kind).max).astype(kind)
+    most = np.floor(level + np.float32(distance)).clip(0, np.iinfo(kind).max).astype(kind)
+    return values - least <= most - least  # unsigned: what is below the least becomes large
 
 
 def _top(rows: _Rows, paper: float, height: int) -> int:
@@ -122,8 +133,9 @@ def _is_step(rows: _Rows, top: int) -> bool:
 
 
 def _has_text(rows: _Rows, top: int, paper: float) -> bool:
-    strip = np.abs(rows.values[top:] - paper)
-    ink = (strip > INK * rows.scale)[~(rows.plain[top:] & (rows.share(paper)[top:] < PLAIN))]
+    ink = ~_near(rows.values[top:], paper, INK * rows.scale)[
+        ~(rows.plain[top:] & (rows.share(paper)[top:] < PLAIN))
+    ]
     counts = ink.sum(axis=1)
     return bool(len(counts) > 2 and ink.mean() >= LEAST_INK and counts.var() > CLUMPED * counts.mean())
 
@@ -132,10 +144,16 @@ def _may_be_bar(image: Array, count: int) -> bool:
     """Whether the last ``count`` rows have a background: one level is frequent in them, rare above."""
     if not 0 < count < image.shape[0]:
         return False
-    rows = _bottom(image, min(2 * count, image.shape[0]))
-    steps = np.round(rows.values / (2 * TONE * rows.scale)).astype(int)
-    below, above = steps[-count:].ravel(), steps[:-count].ravel()
-    paper = int(np.bincount(below).argmax())
-    return bool(
-        (below == paper).mean() >= WEAK_PAPER and (above == paper).mean() < 0.5 * (below == paper).mean()
+    scale = 255.0 if image.dtype == np.uint8 else max(float(image.max()), 1.0)
+    steps = np.round(np.arange(np.iinfo(image.dtype).max + 1, dtype=np.float32) / (2 * TONE * scale)).astype(
+        int
     )
+    below, above = (_shares(part, steps) for part in (image[-count:], image[-2 * count : -count]))
+    paper = int(below.argmax())
+    return bool(below[paper] >= WEAK_PAPER and above[paper] < 0.5 * below[paper])
+
+
+def _shares(image: Array, steps: Array) -> Array:
+    """Share of the pixels in each step, given the step of each grey; row by row, to spare memory."""
+    counts = sum(np.bincount(row, minlength=len(steps)) for row in image)
+    return np.bincount(steps, weights=counts) / max(image.size, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from carde_monai.errors import InputError
+from carde_monai.sem_pixels import open_picture
 
 Array = npt.NDArray[Any]
 Colour = tuple[int, int, int]
+Pictures = dict[str, list[Path]]  # by stem
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 RAW_FOLDER = "original sem images"
@@ -47,18 +50,24 @@ class LabelRule:
         return cls(None, (channels[0], channels[1], channels[2]))
 
 
-def find_label(name: str, paths: Sequence[Path], folders: Sequence[Path]) -> Path | None:
+def find_label(
+    name: str, paths: Sequence[Path], folders: Sequence[Path], listed: dict[Path, Pictures] | None = None
+) -> Path | None:
     """Find the label of the micrograph ``name`` made of the image files ``paths``, the first in ``folders``.
 
     A label is called ``<stem>_label.*``, in folders other than the images' own also ``<stem>.*``; the stem is
     the name or that of any of the files. Where each file of the micrograph has one, the first file's counts.
+    ``listed`` keeps what the folders hold for the next call: there may be thousands of micrographs.
     Raises InputError when two files in one folder fit otherwise.
     """
     stems = {name, *(path.stem for path in paths)}
     marked = {f"{stem}_label" for stem in stems}
+    listed = {} if listed is None else listed
     for folder in folders:
+        if folder not in listed:
+            listed[folder] = _pictures(folder)
         wanted = marked if folder == paths[0].parent else marked | stems
-        fits = [path for path in _pictures(folder) if path.stem in wanted]
+        fits = sorted(path for stem in wanted for path in listed[folder].get(stem, ()))
         own = [path for path in fits if path.stem == f"{paths[0].stem}_label"]
         if len(own) == 1 and {path.stem for path in fits} <= {f"{path.stem}_label" for path in paths}:
             return own[0]
@@ -120,6 +129,7 @@ def to_particles(pixels: Array, rule: LabelRule, path: Path, numbered: bool = Fa
     ``rule`` says what is particle. Raises InputError for numbers that are not whole or scattered like a
     micrograph's greys, and where it is open what is particle.
     """
+    _check_finite(pixels, path)
     values = np.unique(pixels) if rule == LabelRule() and pixels.ndim == 2 else ()
     if len(values) <= 2:
         return _to_mask(pixels, rule, path)
@@ -150,10 +160,13 @@ def _integers(value: object, option: str, example: str) -> tuple[int, ...] | Non
     return numbers
 
 
-def _pictures(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+def _pictures(folder: Path) -> Pictures:
+    """The pictures of a folder by their stems."""
+    found: Pictures = defaultdict(list)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.suffix.lower() in SUFFIXES:
+            found[path.stem].append(path)
+    return found
 
 
 def read_picture(path: Path, rule: LabelRule) -> Array:
@@ -162,7 +175,7 @@ def read_picture(path: Path, rule: LabelRule) -> Array:
     Raises InputError when it cannot be read as a picture, or is partly transparent.
     """
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             picture.load()
             if getattr(picture, "n_frames", 1) > 1:
                 raise InputError(path, f"is a stack of {picture.n_frames} images", "save one image a file")
@@ -177,7 +190,7 @@ def read_picture(path: Path, rule: LabelRule) -> Array:
             colours = np.asarray(picture.convert("RGBA"))
     except InputError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise whatever a broken file makes them stumble over
         raise InputError(
             path, f"cannot be read as a picture ({error})", "save the label again as PNG"
         ) from error
@@ -194,7 +207,13 @@ def _is_inverted(picture: Image.Image) -> bool:
     return picture.mode == "L" and white_is_zero and written_by.startswith("ImageJ=")
 
 
+def _check_finite(pixels: Array, path: Path) -> None:
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise InputError(path, "holds values that are no numbers (NaN, inf)", "save it as an 8-bit image")
+
+
 def _to_mask(pixels: Array, rule: LabelRule, path: Path) -> npt.NDArray[np.bool_]:
+    _check_finite(pixels, path)
     if rule.colour is not None:
         colours = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
         mask = np.abs(colours.astype(np.int32) - rule.colour).max(axis=2) <= TOLERANCE

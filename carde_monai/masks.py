@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -30,10 +29,11 @@ from carde_monai.measurement import (
     sample_name,
     write_results,
 )
+from carde_monai.nifti import read_nifti
 from carde_monai.pixel_sizes import PixelSizes
 from carde_monai.sem import read_micrograph
 from carde_monai.sem_files import RESULTS, Micrograph, find_micrographs, with_unique_names
-from carde_monai.sem_pixels import read_file_metadata
+from carde_monai.sem_pixels import check_size, read_file_metadata
 
 logger = logging.getLogger("carde_monai")
 
@@ -81,7 +81,7 @@ def find_masks(folder: Path) -> tuple[list[Micrograph], list[Failure]]:
         wrong = "is no picture" if folder.exists() else "no such folder"
         raise InputError(folder, wrong, "give the folder that holds the masks")
     places: dict[tuple[Path, str], dict[str, Path]] = defaultdict(dict)
-    failures = []
+    failures, clashes = [], []
     for path in _pictures(folder):
         name, role = _split(path)
         if role in RESULTS:
@@ -90,8 +90,11 @@ def find_masks(folder: Path) -> tuple[list[Micrograph], list[Failure]]:
         if role in roles:
             error = InputError(path, f"{roles[role].name} is a mask of the same name", "keep one of them")
             failures.append(Failure(name, str(error)))
+            clashes.append((roles, role))
             continue
         roles[role] = path
+    for roles, role in clashes:
+        roles.pop(role, None)
     marked = any(role for roles in places.values() for role in roles)
     found = []
     for (_, name), roles in sorted(places.items()):
@@ -99,7 +102,7 @@ def find_masks(folder: Path) -> tuple[list[Micrograph], list[Failure]]:
             if role in roles:
                 found.append(Micrograph(name, (roles[role],)))
                 break
-    if not found:
+    if not found and not failures:
         kinds = ", ".join((*SUFFIXES, *NIFTI))
         raise InputError(folder, f"holds no masks ({kinds})", "give the folder that holds the masks")
     return with_unique_names(folder, found, failures), failures
@@ -220,40 +223,18 @@ def _read_probability(folder: Path, name: str, shape: tuple[int, ...]) -> tuple[
 
 def _read_float(path: Path) -> Array:
     try:
-        return tifffile.imread(path)
-    except (OSError, ValueError, tifffile.TiffFileError) as error:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            check_size(path, (page.imagelength, page.imagewidth), page.bitspersample / 8)
+            return file.asarray()
+    except InputError:
+        raise
+    except Exception as error:  # decoders raise whatever a broken file makes them stumble over
         raise InputError(path, f"cannot be read ({error})", "write it again, or remove it") from error
 
 
 def _px(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} x {shape[0]} px"
-
-
-def read_nifti(path: Path) -> tuple[Array, float | None]:
-    """A plane of NIfTI as (H, W), or (H, W, C), upright as in medical viewers, and its pixel size.
-
-    The pixel size is in micrometres; None unless the header's unit of length is the micron, for programs
-    that know only millimetres write any number as millimetres. Raises InputError if it is no plane.
-    """
-    try:
-        image = nib.load(path)
-        values = np.asarray(image.dataobj)
-    except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(path, f"cannot be read ({error})", "write it again") from error
-    values = values.reshape(*values.shape, *([1] * (3 - values.ndim)))
-    if values.shape[2] != 1 or (
-        values.ndim > 3 and values.size != np.prod(values.shape[:2]) * values.shape[-1]
-    ):
-        raise InputError(path, f"has the shape {values.shape}", "give single planes")
-    orientation = nib.orientations
-    turn = orientation.ornt_transform(
-        orientation.io_orientation(image.affine), orientation.axcodes2ornt(("P", "L", "S"))
-    )
-    plane = orientation.apply_orientation(values, turn)
-    known = image.header.get_xyzt_units()[0] == "micron"
-    size = float(image.header.get_zooms()[0]) if known else None
-    plane = plane.reshape(*plane.shape[:2], -1)
-    return (plane[..., 0] if plane.shape[-1] == 1 else plane), size
 
 
 def measure_masks(source: Source, dest: Path, settings: Settings, detectors: int = 2) -> list[Failure]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import hashlib
 import logging
-import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,16 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
-from carde_monai import datalist
+from carde_monai import __version__, datalist
+from carde_monai.draft import Draft
 from carde_monai.errors import Failure, InputError, write_failures
 from carde_monai.labels import LabelRule, read_label
+from carde_monai.locking import claimed
 from carde_monai.pictures import VERMILLION, WHITE, Key, draw_scale_bar, outline, percent, save_png, to_grey8
 from carde_monai.pixel_sizes import PixelSizes
-from carde_monai.sem import pixel_affine, read_micrograph
+from carde_monai.sem import check_contrast, pixel_affine, read_micrograph
 from carde_monai.sources import Found, find_all
+from carde_monai.stamps import digests
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ QUICKLOOK_WIDTH, GAP = 2000, 6
 # ITK takes a vector image of one slice for a plane, and its 3-D readers make that 1 mm thick; a label of any
 # other thickness would not have the geometry of its image in 3D Slicer and ITK-SNAP.
 THICKNESS_UM = 1000.0
+FACTS = ("pixel_size_um", "info_bar_rows", "coverage")  # of a micrograph, in the order of `Prepared`
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def prepare(
     detectors: int = 2,
     label_value: int | str | Sequence[int] | None = None,
     label_color: str | Sequence[int] | None = None,
+    overwrite: bool = False,
 ) -> list[Failure]:
     """Write the micrographs and labels of a folder as a MONAI data set and return those that failed.
 
@@ -63,27 +67,26 @@ def prepare(
     files' own. ``folds`` is a number of folds or a CSV file (columns name, fold) and replaces ``split``, the
     weights of training, validation and test. Labels are two-valued, classes (``label_value``) or drawn in a
     colour (``label_color``: R,G,B). A data set that ``dest`` already holds is replaced as a whole, or left
-    alone on an error. Raises InputError when nothing can be prepared or an option does not fit; a fault of
-    one micrograph does not stop the others.
+    alone on an error. What it has of micrographs, labels and settings that are still the same stays, and a
+    run that was killed is continued, unless ``overwrite``. Raises InputError when nothing can be prepared or
+    an option does not fit; a fault of one micrograph does not stop the others.
     """
     source, dest = Path(source).absolute(), Path(dest).absolute()
     labels = Path(labels).absolute() if labels else None
     sizes = PixelSizes(pixel_size)
-    former = _check_places(source, dest, labels)
+    _check_places(source, dest, labels)
     found, failures = find_all(source, detectors, labels, LabelRule.parse(label_value, label_color))
     table = _fold_table(found, failures, folds)
     if found:  # an option that does not fit is better said now than after the work
         _share([one.name for one in found if one.label and not one.holdout], table, split, seed)
     try:
-        dest.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".preparing-", dir=dest) as staging:
-            done = _prepare_all(found, failures, Path(staging), sizes)
+        with claimed(dest), _draft(dest, overwrite) as draft:
+            done = _prepare_all(found, failures, draft, sizes)
             write_failures(failures, dest / "failures.csv")
             _check_result(source, done, failures)
             names = [one.item["name"] for one in done if one.coverage is not None and not one.holdout]
             sections = _sections(done, _share(names, table, split, seed))
-            content = _describe(source.name, detectors, done, sections) | sections
-            _publish(Path(staging), dest, former, content)
+            draft.publish(_describe(source.name, detectors, done, sections) | sections)
     except OSError as error:
         raise InputError(dest, f"cannot be written ({error})", "choose another folder") from error
     for line in sizes.complaints():
@@ -96,8 +99,17 @@ def prepare(
     return failures
 
 
-def _check_places(source: Path, dest: Path, labels: Path | None) -> list[Path]:
-    """Check the folders of a call and return the files of the data set that ``dest`` already holds."""
+@contextlib.contextmanager
+def _draft(dest: Path, overwrite: bool) -> Iterator[Draft]:
+    draft = Draft(dest, overwrite)
+    try:
+        yield draft
+    except Exception:  # a run that was stopped from outside can go on
+        draft.discard()
+        raise
+
+
+def _check_places(source: Path, dest: Path, labels: Path | None) -> None:
     if not source.is_dir():
         wrong = "is no folder" if source.exists() else "no such folder"
         raise InputError(source, wrong, "give the folder that holds the micrographs")
@@ -111,17 +123,6 @@ def _check_places(source: Path, dest: Path, labels: Path | None) -> list[Path]:
         raise InputError(dest, "is a file", "choose another folder for the data set")
     if dest.resolve() == source.resolve():
         raise InputError(dest, "is the source itself", "choose another folder for the data set")
-    if not (dest / datalist.FILE).exists():
-        return []
-    try:
-        items = [item for part in datalist.read(dest).values() for item in part]
-    except InputError as error:
-        raise InputError(dest, f"holds another program's {datalist.FILE}", "choose another folder") from error
-    paths = [item[key] for item in items for key in ("image", "label") if key in item]
-    paths += [f"quicklook/{item['name']}.png" for item in items]
-    # Whatever a list may name, files outside the data set stay.
-    root = dest.resolve()
-    return [dest / path for path in paths if (dest / path).resolve().is_relative_to(root)]
 
 
 def _fold_table(found: list[Found], failures: list[Failure], folds: object) -> int | dict[str, int] | None:
@@ -161,26 +162,48 @@ def _share(
 
 
 def _prepare_all(
-    found: list[Found], failures: list[Failure], staging: Path, sizes: PixelSizes
+    found: list[Found], failures: list[Failure], draft: Draft, sizes: PixelSizes
 ) -> list[Prepared]:
-    for folder in ("images", "labels", "quicklook"):
-        (staging / folder).mkdir()
-    done = []
+    draft.open()
+    done: list[Prepared] = []
+    seen: dict[str, str] = {}
     for one in tqdm(found, desc="prepare", unit="micrograph", disable=None):
         try:
-            done.append(
-                _prepare_one(one, staging, sizes.of(one.name, *(path.name for path in one.micrograph.paths)))
-            )
+            size = sizes.of(one.name, *(path.name for path in one.micrograph.paths))
+            done.append(_prepare_one(one, draft, size, seen))
         except InputError as error:
             failures.append(Failure(one.name, str(error)))
+    if draft.kept:
+        told = "%s: %d of %d micrographs are prepared already; --overwrite prepares them again"
+        logger.info(told, draft.dest, draft.kept, len(found))
     return done
 
 
-def _prepare_one(one: Found, staging: Path, pixel_size: float | None) -> Prepared:
-    """Write image, label and quick look of one micrograph."""
+def _prepare_one(one: Found, draft: Draft, pixel_size: float | None, seen: dict[str, str]) -> Prepared:
+    """Convert a micrograph unless it is finished; ``seen`` are the labelled ones by their pixels."""
+    made_from = {
+        "program": __version__,
+        "sources": digests(map(Path, one.micrograph.paths)),
+        "label": one.label and digests([one.label]),
+        "rule": repr(one.rule),
+        "pixel_size": pixel_size,
+    }
+    facts = draft.find(one.name, made_from)
+    if facts is None:
+        facts, files = _convert(one, draft.folder, pixel_size)
+        draft.stamp(one.name, made_from, files, facts)
+    else:
+        _tell(facts["warnings"])
+    if one.label is not None:
+        _check_copy(one, facts["pixels"], seen)
+    return Prepared(facts["item"], one.holdout, *(facts[key] for key in FACTS))
+
+
+def _convert(one: Found, staging: Path, pixel_size: float | None) -> tuple[dict[str, Any], list[str]]:
+    """Write image, label and quick look of a micrograph; returns what is known of it, and the files."""
     image = read_micrograph(one.micrograph.paths, pixel_size)
-    for warning in image.warnings:
-        logger.warning("%s", warning)
+    check_contrast(image, one.micrograph.paths)
+    _tell(image.warnings)
     size, shape = image.pixel_size_um, (image.pixels.shape[1], image.pixels.shape[2])
     item = {"image": f"images/{one.name}.nii.gz", "name": one.name}
     mask = None
@@ -190,9 +213,30 @@ def _prepare_one(one: Found, staging: Path, pixel_size: float | None) -> Prepare
         write_nifti(mask[..., None], staging / item["label"], size)
     write_nifti(image.pixels.transpose(1, 2, 0)[:, :, None, None, :], staging / item["image"], size)
     channels = image.pixels if len(one.micrograph.paths) > 1 else image.pixels[:1]
-    quick_look(channels, mask, staging / "quicklook" / f"{one.name}.png", size)
-    coverage = None if mask is None else round(float(mask.mean()), 6)
-    return Prepared(item, one.holdout, size, image.info_bar_rows, coverage)
+    quick = f"quicklook/{one.name}.png"
+    quick_look(channels, mask, staging / quick, size)
+    facts = {
+        "item": item,
+        "pixel_size_um": size,
+        "info_bar_rows": image.info_bar_rows,
+        "coverage": None if mask is None else round(float(mask.mean()), 6),
+        "pixels": hashlib.sha256(np.ascontiguousarray(image.pixels)).hexdigest(),
+        "warnings": image.warnings,
+    }
+    return facts, [quick, *(path for key, path in item.items() if key != "name")]
+
+
+def _tell(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        logger.warning("%s", warning)
+
+
+def _check_copy(one: Found, pixels: str, seen: dict[str, str]) -> None:
+    """Raise InputError for a labelled micrograph that is there already: a split could part the two."""
+    path = one.micrograph.paths[0]
+    other = seen.setdefault(pixels, str(path))
+    if other != str(path):
+        raise InputError(path, f"is a copy of {other}", "remove one of them")
 
 
 def write_nifti(array: npt.NDArray[Any], path: Path, pixel_size_um: float | None) -> None:
@@ -283,17 +327,3 @@ def _describe(
         **{f"num{section.capitalize()}": len(items) for section, items in sections.items()},
         "micrographs": facts,
     }
-
-
-def _publish(staging: Path, dest: Path, former: list[Path], content: dict[str, Any]) -> None:
-    """Put a finished data set in the place of a former one; the data list goes first and comes last."""
-    (dest / datalist.FILE).unlink(missing_ok=True)
-    for path in former:
-        path.unlink(missing_ok=True)
-    for path in sorted(staging.glob("*/*")):
-        target = dest / path.relative_to(staging)
-        target.parent.mkdir(exist_ok=True)
-        os.replace(path, target)
-    draft = staging / datalist.FILE
-    draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, dest / datalist.FILE)

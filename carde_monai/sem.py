@@ -104,6 +104,25 @@ def check_pixel_size(pixel_size: float | None) -> None:
         )
 
 
+def check_contrast(image: SEMImage, paths: Sequence[Path]) -> None:
+    """Raise InputError if half of a detector's pixels have one grey: its quartiles cannot scale the others.
+
+    ``paths`` are the files in the order of the channels.
+    """
+    for path, channel in zip(paths, image.pixels, strict=False):
+        # a sixteenth of the pixels tells that nearly all frames are in order
+        for pixels in (channel[::4, ::4], channel):
+            lower, upper = np.percentile(pixels, (25, 75))
+            if lower != upper:
+                break
+        else:
+            share = f"{100 * (channel == lower).mean():.0f} %"
+            remedy = "scan it again with the detector on" + (
+                ", or use the other one with --detectors 1" if len(paths) > 1 else ""
+            )
+            raise InputError(path, f"has the same grey ({lower:g}) in {share} of its pixels", remedy)
+
+
 def _check_partners(files: list[Path], images: list[npt.NDArray[Any]], metadata: list[FileMetadata]) -> None:
     pair = f"{files[0]} and {files[1].name}"
     sizes = [f"{image.shape[1]} x {image.shape[0]}" for image in images]
@@ -205,6 +224,7 @@ def scan(folder: str | Path, detectors: int = 2, pixel_size: float | None = None
     ):
         try:
             image = read_micrograph(one.paths, pixel_size)
+            check_contrast(image, one.paths)
         except InputError as error:
             found.failures.append(Failure(one.name, str(error)))
             continue

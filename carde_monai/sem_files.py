@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ DERIVED = ("_label", "_labels", "_mask", *RESULTS)
 DERIVED_FOLDERS = {"label", "labels", "mask", "masks", "quicklook", "figures"}
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>[0-9]{1,18})", re.DOTALL)
 CHANNELS = ("SE2", "InLens")
+OTHERS = (".png", ".jpg", ".jpeg", ".bmp")  # what microscopes and people save frames as besides TIFF
+LONGEST = 255 - len("_mutual_information.tif")  # bytes of a name, so that those of its results fit a disk
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,16 @@ class Micrograph:
 
 
 def find_micrographs(
-    folder: str | Path, detectors: int = 2, recursive: bool = True
+    folder: str | Path, detectors: int = 2, recursive: bool = True, labels: Path | None = None
 ) -> tuple[list[Micrograph], list[Failure]]:
     """Find the micrographs below a folder, sorted by path, and the files that make none.
 
     With two detectors ``<stem><odd number>`` is SE2 and the next even number InLens, TIFF, extension in any
     case; with one detector every TIFF or PNG is a micrograph, and ``folder`` may be a single file. Labels,
-    masks, overlays and hidden files are passed over, folders behind symbolic links are not entered. Equal
-    names in different folders are told apart by the folders that differ: ``01-02_<stem>``.
+    masks, overlays and hidden files are passed over, as is the folder ``labels``; folders behind symbolic
+    links are not entered. A numbered picture of another format is a failure, unless it is called like one of
+    the micrographs, as a label may be. Equal names in different folders are told apart by the folders that
+    differ: ``01-02_<stem>``.
 
     Raises:
         InputError: if the folder does not exist, is a file, or holds no image at all.
@@ -54,11 +59,15 @@ def find_micrographs(
         wrong = "is a file" if folder.exists() else "no such folder"
         remedy = "give the folder that holds it" if folder.exists() else "give the folder of the micrographs"
         raise InputError(folder, wrong, remedy)
-    files = _image_files(folder, suffixes, recursive)
+    pictures = _pictures(folder, recursive)
+    files = [path for path in pictures if path.suffix.lower() in suffixes]
+    kinds = "TIFF" if detectors == 2 else "TIFF or PNG"
     if not files:
-        kinds = "TIFF files" if detectors == 2 else "TIFF or PNG files"
-        raise InputError(folder, f"holds no {kinds}", "give the folder of the microscope's files")
-    failures: list[Failure] = []
+        other = f" but {len(pictures)} other pictures (first {pictures[0].name})" if pictures else ""
+        remedy = "export the micrographs as TIFF" if pictures else "give the folder of the microscope's files"
+        raise InputError(folder, f"holds no {kinds} files{other}", remedy)
+    others = [path for path in pictures if path.suffix.lower() not in suffixes]
+    failures = _other_formats(others, files, labels, kinds)
     single = detectors == 1
     found = [Micrograph(path.stem, (path,)) for path in files] if single else _pair(files, failures)
     return with_unique_names(folder, found, failures), failures
@@ -83,7 +92,7 @@ def order_pair(first: Path, second: Path, *detectors: str | None) -> tuple[Path,
     return (second, first) if channels[0] == 1 or channels[1] == 0 else (first, second)
 
 
-def _image_files(folder: Path, suffixes: Sequence[str], recursive: bool) -> list[Path]:
+def _pictures(folder: Path, recursive: bool) -> list[Path]:
     files = []
     for root, folders, names in os.walk(folder):
         folders[:] = [
@@ -92,8 +101,20 @@ def _image_files(folder: Path, suffixes: Sequence[str], recursive: bool) -> list
         if not recursive:
             folders.clear()
         paths = (Path(root, name) for name in names if not name.startswith("."))
-        files += [path for path in paths if path.suffix.lower() in suffixes and not _is_derived(path)]
+        files += [path for path in paths if path.suffix.lower() in TIFF + OTHERS and not _is_derived(path)]
     return sorted(files)
+
+
+def _other_formats(
+    pictures: Sequence[Path], files: Sequence[Path], labels: Path | None, kinds: str
+) -> list[Failure]:
+    """Failures of the pictures that are named like frames but are of no format that is read."""
+    stems = {path.stem for path in files}
+    return [
+        _failure(path, f"is no {kinds} file", "export the micrograph as TIFF")
+        for path in pictures
+        if NUMBERED.fullmatch(path.stem) and path.stem not in stems and labels not in path.parents
+    ]
 
 
 def _is_derived(path: Path) -> bool:
@@ -143,20 +164,37 @@ def _micrograph(stem: str, odd: int, members: list[Path]) -> Micrograph:
 
 
 def with_unique_names(folder: Path, found: list[Micrograph], failures: list[Failure]) -> list[Micrograph]:
-    """Tell equal names apart by the folders that differ; those that cannot be are added to the failures."""
+    """Tell equal names apart by the folders that differ.
+
+    Micrographs that cannot be told apart, or whose name cannot name files, are added to the failures.
+    """
     same = defaultdict(list)
     for one in found:
         same[one.name].append(one)
     renamed = [member for members in same.values() for member in _told_apart(folder, members)]
     times = Counter(one.name for one in renamed)
+    unique = []
     for one in renamed:
-        if times[one.name] > 1:
-            failures.append(
-                _failure(one.paths[0], f"another file makes a micrograph {one.name}", "rename one")
-            )
+        try:
+            check_name(one.name, one.paths[0])
+            if times[one.name] > 1:
+                wrong = f"another file makes a micrograph {one.name}"
+                raise InputError(one.paths[0], wrong, "rename one")
+            unique.append(one)
+        except InputError as error:
+            failures.append(Failure(one.paths[0].stem, str(error)))
     order = {one.paths: index for index, one in enumerate(found)}
-    unique = (one for one in renamed if times[one.name] == 1)
     return sorted(unique, key=lambda one: order[one.paths])
+
+
+def check_name(name: str, path: Path) -> None:
+    """Raise InputError if the micrograph's name cannot name its results; ``path`` is its file."""
+    if (size := len(os.fsencode(name))) > LONGEST:
+        wrong = f"the micrograph's name is too long ({size} bytes, the results' need {LONGEST} or less)"
+        raise InputError(path, wrong, "rename it")
+    # Python keeps bytes of a file's name that are no UTF-8 as lone surrogates
+    if any(unicodedata.category(one) in ("Cc", "Cs") for one in name):
+        raise InputError(path, "its name holds a character that is none", "rename it")
 
 
 def _told_apart(folder: Path, members: list[Micrograph]) -> list[Micrograph]:

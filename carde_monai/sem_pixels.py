@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import warnings
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,11 @@ Array = npt.NDArray[Any]
 
 TIFF, PNG = (".tif", ".tiff"), (".png",)
 MAX_PIXELS = 25_000**2  # beyond any microscope's frame; a small file can declare more than memory holds
+# LZW packs 2,600 bytes of one value into one, deflate 1,032; small frames may have any ratio
+MOST_PACKED, ANY_RATIO = 3000, 1 << 26
+FORMATS = ("TIFF", "PNG", "BMP", "JPEG")  # Pillow knows many more, of which some start other programs
+MAGIC = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"GIF8": "GIF", b"%PDF": "PDF"}
+_opening = threading.Lock()
 GREY_TOLERANCE = 3  # grey levels of 255: what JPEG makes of equal channels
 MINISWHITE, RGB, PALETTE = 0, 2, 3
 SAVE_GREY = "save it as an 8- or 16-bit grey TIFF"
@@ -47,6 +52,8 @@ def read_file(path: Path) -> tuple[Array, FileMetadata]:
     except InputError:
         raise
     except Exception as error:  # decoders raise whatever a broken file makes them stumble over
+        if path.suffix.lower() in TIFF and (kind := _format(path)):
+            raise InputError(path, f"is a {kind} file named TIFF", "export the micrograph as TIFF") from error
         reason = str(error).partition("\n")[0].replace(str(path), path.name)[:200]
         reason = reason if " " in reason else "it is damaged"  # KeyError and the like say only a key
         raise InputError(path, f"cannot be read ({reason})", "copy or export it again") from error
@@ -64,23 +71,50 @@ def read_file_metadata(path: Path) -> FileMetadata:
         return FileMetadata()
 
 
+def open_picture(path: Path) -> Image.Image:
+    """Open a picture with Pillow, without decoding its pixels, within this module's limits of size.
+
+    Pillow's own would refuse the mosaics of a microscope. Raises InputError for a picture that is too large,
+    OSError for what is no picture.
+    """
+    with _opening:  # for the limit is a global of Pillow's
+        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(path, formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
+    try:
+        check_size(path, (image.height, image.width), 1 / 8 if image.mode == "1" else len(image.getbands()))
+    except InputError:
+        image.close()
+        raise
+    return image
+
+
+def _format(path: Path) -> str:
+    """What a file is by its first bytes, where that is no TIFF; else empty."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        start = file.read(4)
+        return next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), "")
+    return ""
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep tifffile from logging what is about to be said in one line."""
     logger = logging.getLogger("tifffile")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    before, logger.disabled = logger.disabled, True  # another level would empty the caches of all loggers
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.disabled = before
 
 
 def _read_tiff(path: Path) -> tuple[Array, FileMetadata]:
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         shape = (page.imagelength, page.imagewidth)
-        _check_size(path, shape)
+        check_size(path, shape, page.samplesperpixel * page.bitspersample / 8)
         metadata = read_metadata(path, page, shape)
         _check_page(path, page)
         grey = _grey(path, _decode(path, page), page)
@@ -90,21 +124,26 @@ def _read_tiff(path: Path) -> tuple[Array, FileMetadata]:
     return grey, metadata
 
 
-def _check_size(path: Path, shape: tuple[int, int]) -> None:
+def check_size(path: Path, shape: tuple[int, int], pixel_bytes: float = 1) -> None:
+    """Raise InputError if a picture declares no pixels, more than are read, or than its file can hold."""
     if min(shape) < 1:
         raise InputError(path, "holds no pixels", "copy or export it again")
+    declared = f"declares {shape[1]} x {shape[0]} px"
     if shape[0] * shape[1] > MAX_PIXELS:
-        raise InputError(
-            path,
-            f"declares {shape[1]} x {shape[0]} px, more than {MAX_PIXELS // 10**6} million",
-            "cut it into parts",
-        )
+        wrong = f"{declared}, more than {MAX_PIXELS // 10**6} million"
+        raise InputError(path, wrong, "cut it into parts")
+    size = path.stat().st_size
+    if shape[0] * shape[1] * pixel_bytes > ANY_RATIO + MOST_PACKED * size:
+        wrong = f"{declared}, more than its {size} bytes can hold"
+        raise InputError(path, wrong, "copy it from the microscope again")
 
 
 def _check_page(path: Path, page: tifffile.TiffPage) -> None:
     size = path.stat().st_size
     ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
-    if not ends or max(ends) > size or min(page.databytecounts) == 0:
+    needed = page.nbytes if page.compression == tifffile.COMPRESSION.NONE and page.bitspersample > 1 else 0
+    whole = sum(page.databytecounts) >= needed
+    if not ends or max(ends) > size or min(page.databytecounts) == 0 or not whole:
         raise InputError(path, "is truncated", "copy it from the microscope again")
     if page.imagedepth > 1:
         raise InputError(path, f"is a stack of {page.imagedepth} images", "save one image a file")
@@ -123,7 +162,7 @@ def _decode(path: Path, page: tifffile.TiffPage) -> Array:
     except ValueError as error:
         if "imagecodecs" not in str(error):
             raise
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             pixels = np.asarray(image if image.mode != "YCbCr" else image.convert("RGB"))
             inverted = image.mode == "L" and int(page.photometric) == MINISWHITE  # Pillow makes 0 black
         return 255 - pixels if inverted else pixels
@@ -162,12 +201,7 @@ def one_channel(path: Path, pixels: Array, alpha: bool = False) -> Array:
 
 
 def _read_png(path: Path) -> tuple[Array, FileMetadata]:
-    with warnings.catch_warnings():
-        # the limit above is checked before a pixel is decoded, and says it in this project's words
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(path)
-    with image:
-        _check_size(path, (image.height, image.width))
+    with open_picture(path) as image:
         mode = image.mode
         if mode == "1":
             raise InputError(path, "is 1-bit black and white, not 8- or 16-bit grey", SAVE_GREY)

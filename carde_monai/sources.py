@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carde_monai.errors import Failure, InputError
-from carde_monai.labels import RAW_COLOUR, RAW_FOLDER, LabelRule, find_label, find_raw_label
+from carde_monai.labels import RAW_COLOUR, RAW_FOLDER, LabelRule, Pictures, find_label, find_raw_label
 from carde_monai.sem import Micrograph, find_micrographs
+from carde_monai.sem_files import check_name
 
 logger = logging.getLogger("carde_monai")
 
@@ -41,6 +42,7 @@ def find_all(
     names = Counter(one.name for one, _ in pairs)
     stems = Counter(one.paths[0].stem for one, _ in pairs)
     found = []
+    listed: dict[Path, Pictures] = {}
     for one, alone in pairs:
         folder = one.paths[0].parent
         parts = [part for part in folder.relative_to(source).parts if part.lower() != RAW_FOLDER]
@@ -48,7 +50,8 @@ def find_all(
         holdout = any(part.lower() in HOLDOUT for part in parts)
         folders = _label_folders(folder, holdout, labels, stems[one.paths[0].stem] == 1)
         try:
-            used, label = rule, find_label(one.name, one.paths, folders)
+            check_name(name, one.paths[0])
+            used, label = rule, find_label(one.name, one.paths, folders, listed)
             if label is None and (label := find_raw_label(one.paths[0], alone)) and rule.colour is None:
                 used = LabelRule(colour=RAW_COLOUR)
             found.append(Found(name, one, holdout, label, used))
@@ -71,7 +74,7 @@ def _micrographs(
         logger.info("%s is taken; the raw folders beside it are passed over", done[0])
     pairs, failures = [], []
     for folder in done[:1] if raw and done else raw or [source]:
-        micrographs, failed = find_micrographs(folder, detectors, recursive=folder not in raw)
+        micrographs, failed = find_micrographs(folder, detectors, folder not in raw, labels)
         failures += failed
         pairs += [(one, len(micrographs) + len(failed) == 1) for one in micrographs]
     within = [pair for pair in pairs if labels in pair[0].paths[0].parents]

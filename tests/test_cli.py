@@ -175,7 +175,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(words: str, told: str, 
 
 def test_a_prepared_image_that_is_damaged_is_named(cli: Cli, world: Path) -> None:
     status, lines = cli("segment", "damaged", "from_damaged", "--bundle", "bundle")
-    assert status == 2 and len(lines) == 1 and "images/jfl_003.nii.gz: is damaged" in lines[0]
+    assert status == 3 and len(lines) == 2 and lines[0].startswith("failed: jfl_003: ")
+    assert "is damaged" in lines[0] and lines[1].startswith("1 failed")
 
 
 def test_weights_that_are_missing_in_the_package(cli: Cli, tmp_path, trained, monkeypatch) -> None:

@@ -248,7 +248,7 @@ def test_errors_name_the_folder(tmp_path: Path) -> None:
     write_png(tmp_path / "a_mask.png", squares())
     tifffile.imwrite(tmp_path / "a_mask.tif", squares().astype(np.uint8))
     found, failures = find_masks(tmp_path)
-    assert [one.name for one in found] == ["a"]
+    assert found == []  # which of the two is right is not for a program to choose
     assert "a_mask.png is a mask of the same name; keep one" in failures[0].reason
 
 

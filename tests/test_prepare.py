@@ -67,7 +67,8 @@ def _published(root: Path, count: int = 4, holdout: int = 1) -> Path:
 
 
 def _files(root: Path) -> set[str]:
-    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    return {path for path in files if not path.startswith(".finished/")}  # stamps of the micrographs
 
 
 def _section_names(dest: Path) -> dict[str, list[str]]:
@@ -307,8 +308,9 @@ def test_folds_from_a_table(tmp_path: Path) -> None:
 def test_equal_names_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     source = tmp_path / "in"
     _pair(source, 0, source)
-    _pair(source / "hold-out", 0, source / "hold-out")
-    Image.fromarray(np.uint8(255) * _mask(9)).save(source / "hold-out/x_001_label.png")
+    _pair(source / "hold-out", 9, source / "hold-out")
+    for path in sorted((source / "hold-out").iterdir()):  # 019 and 020 become 001 and 002
+        path.rename(path.with_name(path.name.replace("019", "001").replace("020", "002")))
     prepare(source, tmp_path / "data")
     assert _section_names(tmp_path / "data")["holdout"] == ["hold-out_x_001"]
     loaded = _chain(*KEYS)(datalist.load(tmp_path / "data", "holdout")[0])

@@ -109,10 +109,8 @@ def test_what_makes_no_pair_fails_and_the_rest_goes_on(
 
 def test_labels_results_and_hidden_files_are_passed_over(tmp_path: Path) -> None:
     _touch(tmp_path, "a_1.tif", "a_2.tif", "a_1_label.tif", "a_1_MASK.TIF", "a_1_overlay.tif", "notes.txt")
-    _touch(
-        tmp_path, "a_1_probability.tif", "._a_1.tif", ".b_1.tif", "05a_Particle_Image_Filtered.bmp", "a_3.jpg"
-    )
-    _touch(tmp_path, ".cache/c_1.tif", "labels/a_1.tif", "Masks/a_1.tif", "a_1.png")
+    _touch(tmp_path, "a_1_probability.tif", "._a_1.tif", ".b_1.tif", "05a_Particle_Image_Filtered.bmp")
+    _touch(tmp_path, ".cache/c_1.tif", "labels/a_1.tif", "Masks/a_1.tif", "a_1.png", "a_2.jpg")
     assert _names(tmp_path) == ({"a_1": ["a_1.tif", "a_2.tif"]}, [])
 
 

@@ -154,7 +154,7 @@ def _flipped(path: Path) -> None:
         ("empty.png", lambda path: path.touch(), "is empty"),
         ("text.tif", lambda path: path.write_text("no image\n" * 99), "cannot be read"),
         ("text.png", lambda path: path.write_text("no image\n" * 99), "cannot be read"),
-        ("png.tif", lambda path: Image.fromarray(GREY).save(path, format="png"), "cannot be read"),
+        ("png.tif", lambda path: Image.fromarray(GREY).save(path, format="png"), "is a PNG file named"),
         ("header.tif", lambda path: path.write_bytes(b"II*\0\x08\0\0\0"), "cannot be read"),
         ("magic.tif", lambda path: path.write_bytes(b"II*\0"), "cannot be read"),
         ("zeros.tif", lambda path: path.write_bytes(bytes(5000)), "cannot be read"),
@@ -201,7 +201,7 @@ def _flipped(path: Path) -> None:
         ("wide.tif", _declares(96, 4096), "truncated|cannot be read"),
         ("no-rows.tif", _declares(0, 128), "no pixels|cannot be read"),
         ("bomb.png", _png_header(100_000, 100_000), "declares|cannot be read"),
-        ("big.png", _png_header(10_000, 10_000), "cannot be read"),
+        ("big.png", _png_header(10_000, 10_000), "more than its 69 bytes can hold"),
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value else "",
 )
