@@ -1,0 +1,1 @@
+"""The benchmark: every figure beside that of plain code (`reference`), measured in the same run."""
