@@ -38,7 +38,6 @@ from carde_monai.study_lists import annotated
 
 BUNDLE = REPOSITORY / "bundle"
 EVALUATE = ("train", "evaluate", "study")  # without the measurement of the carbides, which takes longest
-CROPS = ("RandCropByPosNegLabeld", "DeleteItemsd")
 
 
 def run(bundle: Path, names: Sequence[str], data: Path, **overrides: Any) -> Any:

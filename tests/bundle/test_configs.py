@@ -260,7 +260,8 @@ def test_inference_repeats_the_facts_of_training() -> None:
 )
 def test_overlays_patch_what_exists(overlay) -> None:
     base = ConfigParser()
-    bases = {"sem": ["inference"], "segment": ["inference"]}
+    bases = {"sem": ["inference"], "segment": ["inference"], "sharded": ["inference"]}
+    bases |= {"prepared": ["inference"]}
     bases |= {"study": ["train", "evaluate"], "study_tiles": ["train", "evaluate"]}
     base.read_config(files(*bases.get(overlay, ["train"])))
     for key in json.loads(Path(files(overlay)[0]).read_text()):
