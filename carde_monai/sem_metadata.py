@@ -21,6 +21,7 @@ SMALLEST_UM, LARGEST_UM = 1e-5, 1000.0  # pixel sizes that an electron microscop
 # 2540 dpi. A pixel of more than this is a scanner's or a printer's: 300 dpi are 85 um.
 LARGEST_RESOLUTION_UM = 10.0
 SIDECAR_BYTES = 1 << 20
+ZEISS_BYTES = 1 << 17  # SmartSEM writes some 30,000; tifffile's time grows with their square
 UNITS_UM = {"pm": 1e-6, "nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0}
 UNITS_UM |= {"mm": 1e3, "cm": 1e4, "m": 1e6, "å": 1e-4, "inch": 25400.0}
 # Chamber and in-column secondary-electron detectors of Zeiss, FEI/Thermo, Tescan, JEOL. JEOL's "SEI" is the
@@ -114,6 +115,9 @@ def _zeiss(tags: Any, shape: tuple[int, int]) -> FileMetadata | None:
     AP_WIDTH alone counts only where ``DP_IMAGE_STORE`` says that the frame is as the microscope stored it:
     the width of a cut frame is not that of the field.
     """
+    tag = tags.get(ZEISS)
+    if tag is not None and tag.valuebytecount > ZEISS_BYTES:
+        return FileMetadata(warnings=(f"the Zeiss tag of {tag.valuebytecount} bytes is ignored",))
     entries = tags.valueof(ZEISS)
     if not isinstance(entries, Mapping):
         return FileMetadata(warnings=("the Zeiss tag is broken and ignored",)) if entries else None
@@ -174,7 +178,8 @@ def _tescan(tags: Any, shape: tuple[int, int]) -> FileMetadata | None:
     if isinstance(value, tuple):  # of bytes, as some writers declare it
         value = bytes(value)
     text = value.decode("cp1252", "replace") if isinstance(value, bytes) else str(value or "")
-    fields = dict(re.findall(r"(\w+)\s*=\s*([^\r\n\0]*)", text))
+    # \b keeps the time for a long word from growing with its square
+    fields = dict(re.findall(r"\b(\w+)[ \t]*=[ \t]*([^\r\n\0]*)", text))
     if "PixelSizeX" not in fields and "Detector" not in fields:
         return None
     size, warnings = _metres(fields.get("PixelSizeX"), fields.get("PixelSizeY"))
@@ -192,7 +197,9 @@ def _jeol(path: Path, shape: tuple[int, int]) -> FileMetadata | None:
         return None
     with sidecar.open("rb") as file:
         text = file.read(SIDECAR_BYTES).decode("utf-8", "replace").replace("\ufffd", "µ")
-    fields = {key: value.strip() for key, value in re.findall(r"^\s*\$+(\w+)[ \t]+(.*)$", text, re.MULTILINE)}
+    fields = {
+        key: value.strip() for key, value in re.findall(r"^[ \t]*\$+(\w+)[ \t]+(.*)$", text, re.MULTILINE)
+    }
     if not fields.keys() & {"SM_MICRON_BAR", "SM_MICRON_MARKER", "CM_FULL_SIZE", "CM_SIGNAL"}:
         return None
     bar, marker = _number(fields.get("SM_MICRON_BAR")), parse_length(fields.get("SM_MICRON_MARKER", ""))
@@ -216,7 +223,7 @@ def _resolution(page: tifffile.TiffPage) -> FileMetadata | None:
     description = page.description if page.is_imagej else ""
     named = re.search(r"^unit=(\S+)", description or "", re.MULTILINE)
     unit = named[1].replace("\\u00B5", "µ").lower() if named else ""
-    unit = unit or {2: "inch", 3: "cm"}.get(int(page.tags.valueof(296, default=2)), "")
+    unit = unit or {2: "inch", 3: "cm"}.get(page.tags.valueof(296, default=2), "")
     across, down = (_per_unit(page.tags.valueof(code)) for code in (282, 283))
     if unit not in UNITS_UM or across is None or not plausible(UNITS_UM[unit] / across):
         return None
