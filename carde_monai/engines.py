@@ -45,7 +45,7 @@ def accelerate(network: nn.Module, engine: str = "openvino", amp: bool = False) 
 
     It can on the CPU, in evaluation mode, without gradients, in float32 or, with ``amp``, in bfloat16. The
     weights are converted at the first image, again whenever they have changed, and kept in `cache_dir` by
-    their digest. Each conversion is compared with torch on a small image. Where OpenVINO is not installed,
+    their digest. Each conversion is compared with torch on small images. Where OpenVINO is not installed,
     refuses the network or its size of image, or differs, torch computes as ever, and a line says why.
 
     Raises:
@@ -110,24 +110,29 @@ class _Engine:
         return self.compiled[key]
 
     def _ready(self, channels: int) -> tuple[Compute, int]:
-        """From the cache, or converted and put there."""
-        file = cache_dir() / f"{_digest(self.network)}.xml"
-        if file.is_file():
-            with contextlib.suppress(RuntimeError):  # damaged: converted again
-                compute = _compile(_openvino().Core().read_model(file), self.precision)
-                step = self._step(compute, channels)
-                with contextlib.suppress(OSError):
-                    os.utime(file)  # the oldest leave the cache
-                return compute, step
+        """From the cache, or converted, compared with torch and put there."""
+        file = cache_dir() / f"{_digest(self.network, self.precision)}.blob"
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # missing or damaged
+            blob, step = _kept(file)
+            return _compute(_openvino().Core().import_model(blob, "CPU", self.settings)), step
         ours, self.network.forward = self.network.forward, self.torch  # type: ignore[method-assign]
         try:
             model = _convert(self.network, channels)
         finally:
             self.network.forward = ours  # type: ignore[method-assign]
-        compute = _compile(model, self.precision)
+        compiled = _openvino().Core().compile_model(model, "CPU", self.settings)
+        compute = _compute(compiled)
         step = self._step(compute, channels)
-        _keep(model, file)
+        _keep(compiled.export_model().getvalue(), step, file)
         return compute, step
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "PERFORMANCE_HINT": "LATENCY",  # one image at a time, by all threads
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
 
     def _step(self, compute: Compute, channels: int) -> int:
         """The first of the STEPS on whose odd multiples ``compute`` agrees with torch.
@@ -168,13 +173,8 @@ def _convert(network: nn.Module, channels: int) -> Any:
         return _openvino().convert_model(network, example_input=example, input=shape)
 
 
-def _compile(model: Any, precision: str) -> Compute:
-    settings = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "PERFORMANCE_HINT": "LATENCY",  # one image at a time, by all threads
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
-    request = _openvino().Core().compile_model(model, "CPU", settings).create_infer_request()
+def _compute(compiled: Any) -> Compute:
+    request = compiled.create_infer_request()
 
     def compute(image: Tensor) -> Tensor:
         plain = convert_to_tensor(image, track_meta=False).contiguous()
@@ -183,23 +183,33 @@ def _compile(model: Any, precision: str) -> Compute:
     return compute
 
 
-def _digest(network: nn.Module) -> str:
-    """SHA-256 of OpenVINO's version, the network's structure and its weights."""
-    digest = hashlib.sha256(f"{_openvino().__version__} {network!r}".encode())
+def _digest(network: nn.Module, precision: str) -> str:
+    """SHA-256 of OpenVINO's version, the precision, the network's structure and its weights."""
+    digest = hashlib.sha256(f"{_openvino().__version__} {precision} {network!r}".encode())
     for name, one in network.state_dict().items():
         digest.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
         digest.update(one.detach().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _keep(model: Any, file: Path) -> None:
-    """Put the model into the cache and the oldest out of it; a cache that cannot be written is none."""
-    with contextlib.suppress(OSError, RuntimeError):
+def _keep(blob: bytes, step: int, file: Path) -> None:
+    """Put a compiled network into the cache and the oldest out of it; what cannot be written is not kept."""
+    content = bytes([step]) + blob
+    with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=file.parent) as folder:
-            _openvino().save_model(model, Path(folder, file.name), compress_to_fp16=False)
-            for kind in (".bin", ".xml"):  # who finds the .xml finds the .bin
-                os.replace(Path(folder, file.name).with_suffix(kind), file.with_suffix(kind))
-        for old in sorted(file.parent.glob("*.xml"), key=lambda one: one.stat().st_mtime)[:-KEPT]:
+            whole = Path(folder, file.name)
+            whole.write_bytes(hashlib.sha256(content).digest() + content)
+            os.replace(whole, file)
+        for old in sorted(file.parent.glob("*.blob"), key=lambda one: one.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
-            old.with_suffix(".bin").unlink(missing_ok=True)
+
+
+def _kept(file: Path) -> tuple[bytes, int]:
+    """What `_keep` has put there; ValueError if it is damaged."""
+    content = file.read_bytes()
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        raise ValueError(f"{file} is damaged")
+    with contextlib.suppress(OSError):
+        os.utime(file)
+    return content[33:], content[32]
