@@ -46,12 +46,14 @@ def prepare(
     detectors: int = 2,
     label_value: str | int | None = None,
     label_color: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Turn a folder of raw micrographs and labels into a data set to train on.
 
     Writes images and labels as NIfTI with the pixel size, datalist.json, which says what is for training,
     validation and test, and pictures in quicklook: look at them before you train. What could not be read is
-    listed in failures.csv. A data set that DEST already holds is replaced.
+    listed in failures.csv. A data set that DEST already holds is replaced; what has not changed since, and
+    what a killed run has done, is not converted again.
     Example: carde-monai prepare raw data --split 10,1,1
 
     Args:
@@ -68,6 +70,7 @@ def prepare(
         detectors: 2 for SE2/InLens pairs; 1 for single images (TIFF or PNG of any name).
         label_value: class index (or indices, 1,3) that is the carbide, for labels with several classes.
         label_color: r,g,b of the carbides in labels drawn in colour over the frame.
+        overwrite: convert everything again.
     """
     from carde_monai.prepare import prepare as run
 
@@ -82,6 +85,7 @@ def prepare(
         detectors=detectors,
         label_value=label_value,
         label_color=label_color,
+        overwrite=overwrite,
     )
     finish(failures, dest)
 
@@ -198,7 +202,8 @@ def segment(
     Writes report.html; particles.csv (a row a carbide), micrographs.csv, summary.json and summary.csv, the
     figures; per micrograph <name>_mask.png (0/255), <name>_probability.tif (float32), <name>_confidence.png,
     <name>_overlay.png and <name>_labels.tif (numbered carbides). What could not be read is listed in
-    failures.csv, and the others are done.
+    failures.csv, and the others are done. The same command goes on where it stopped: micrographs whose files,
+    weights and settings are the same are not segmented again (--overwrite does).
 
     Options of the measurement: --split_touching (split carbides that touch), --min_area 5 (pixels; smaller
     ones do not count), --large 0.5 (micrometres), --saltykov (sizes in the volume), --group_by REGEX (finds

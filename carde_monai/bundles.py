@@ -7,6 +7,7 @@ import logging
 import shlex
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 from fire.parser import DefaultParseValue
 from ignite.engine import Engine
 from monai.apps import get_logger
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
 from carde_monai.bundle_checks import check_overrides, check_places, explained
 from carde_monai.errors import InputError
+from carde_monai.locking import claimed
+from carde_monai.replacing import PART
 
 logger = logging.getLogger("carde_monai")
 
@@ -39,11 +42,24 @@ def working_bundle(path: str | Path) -> Path:
     if path.exists() and not (path / "configs" / "train.json").is_file():
         raise InputError(path, "is not a bundle (no configs/train.json)", "name a bundle or a new folder")
     if not path.exists():
-        shutil.copytree(packaged_bundle(), path, ignore=shutil.ignore_patterns("*.pt", "*.json.bak", "eval"))
-        for stale in (path / "models").glob("*.json"):  # the calibration of the weights left behind
-            stale.unlink()
+        try:
+            _copy_packaged(path)
+        except OSError as error:
+            wrong = f"cannot be made ({error.strerror or error})"
+            raise InputError(path, wrong, "check the path, its permissions and the disk") from error
         logger.info("copied the packaged bundle to %s", path)
     return path
+
+
+def _copy_packaged(path: Path) -> None:
+    parent = path.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=PART, dir=parent) as folder:
+        copy = Path(folder, path.name)
+        shutil.copytree(packaged_bundle(), copy, ignore=shutil.ignore_patterns("*.pt", "*.json.bak", "eval"))
+        for stale in (copy / "models").glob("*.json"):  # the calibration of the weights left behind
+            stale.unlink()
+        copy.rename(path)
 
 
 def config_files(bundle: Path, configs: Sequence[str]) -> list[str]:
@@ -94,10 +110,17 @@ def run(bundle: Path, configs: Sequence[str], overrides: Mapping[str, Any], trai
     )
     with _terminable(), explained(workflow.parser, overrides):
         check_places(workflow.parser)
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
+        with claimed(*_written(workflow.parser, configs)):
+            workflow.initialize()
+            workflow.run()
+            workflow.finalize()
     return workflow
+
+
+def _written(parser: ConfigParser, configs: Sequence[str]) -> list[Path]:
+    """The folders that a run writes to; an evaluation only reads its weights."""
+    names = ("output_dir",) if "evaluate" in configs else ("output_dir", "ckpt_dir")
+    return [Path(str(parser.get_parsed_content(name))) for name in names if name in parser]
 
 
 @contextlib.contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from carde_monai.pictures import BLUE, ORANGE, VERMILLION, rgb
 from carde_monai.pooling import Pooled
+from carde_monai.replacing import all_or_none, remove_leftovers
 from carde_monai.size_test import cumulative
 
 Result = Mapping[str, Any]
@@ -119,9 +118,8 @@ def write(result: Result, a: Pooled, b: Pooled, dest: Path) -> list[Path]:
     ``a`` and ``b`` are what the samples have ``pooled``. An ``objects.csv`` of an earlier run is removed.
     Raises OSError where the disk refuses.
     """
-    dest.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=dest) as temporary:
-        folder = Path(temporary)
+    remove_leftovers(dest)
+    with all_or_none(dest) as folder:
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
         rows = [{"quantity": key} | dict(value) for key, value in result["quantities"].items()]
@@ -134,8 +132,6 @@ def write(result: Result, a: Pooled, b: Pooled, dest: Path) -> list[Path]:
         for kind in ("png", "svg"):
             figure.savefig(folder / f"comparison.{kind}", dpi=DOTS_PER_INCH)
         written = [name for name in FILES if (folder / name).exists()]
-        for name in written:
-            os.replace(folder / name, dest / name)
     if "objects.csv" not in written:
         (dest / "objects.csv").unlink(missing_ok=True)
     return [dest / name for name in written]

@@ -24,6 +24,7 @@ from carde_monai.pictures import (
     save_png,
     to_grey8,
 )
+from carde_monai.replacing import replace_file
 
 PANEL = 512  # pixels: the longer side of a reduced frame, and the side of the detail
 GAP = 8
@@ -75,7 +76,7 @@ def error_picture(
         ]
     if title:
         rows.insert(0, _heading(title, rows[0].width, 24))
-    save_png(_stack(rows), path)
+    replace_file(path, lambda part: save_png(_stack(rows), part))
 
 
 def informative_window(label: Array, masks: Sequence[Array], size: int = PANEL) -> tuple[slice, slice] | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import errno
+import io
 import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from carde_monai.replacing import replace_text
 
 WRONG_USAGE, SOME_FAILED = 2, 3  # exit statuses; 0 only if everything was done
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -78,8 +81,9 @@ def write_failures(failures: Iterable[Failure], path: Path) -> None:
     if not rows:
         path.unlink(missing_ok=True)
         return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("name", "reason"), *rows])
+    text = io.StringIO()
+    csv.writer(text).writerows([("name", "reason"), *rows])
+    replace_text(path, text.getvalue())
 
 
 def finish(failures: Iterable[Failure], output_dir: str | Path | None) -> None:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from carde_monai.errors import Failure, InputError
 from carde_monai.gallery import picture_side
 from carde_monai.labels import SUFFIXES, LabelRule, cut_to, read_picture, to_particles
+from carde_monai.locking import claimed
 from carde_monai.measurement import (
     Field,
     Measured,
@@ -246,11 +247,16 @@ def measure_masks(source: Source, dest: Path, settings: Settings, detectors: int
     Raises:
         InputError: there are no masks or micrographs, or none can be measured.
     """
-    inside = source.masks / "labels", source.masks / "images"
     title = f"Carbides in {source.masks.absolute().name}"
     if dest.resolve() in (source.masks.resolve(), source.masks.resolve().parent / "labels"):
         raise InputError(dest, "is the folder of the masks itself", "choose another for the results")
-    remove_results(dest)
+    with claimed(dest):
+        remove_results(dest)
+        return _measure_all(source, dest, settings, detectors, title)
+
+
+def _measure_all(source: Source, dest: Path, settings: Settings, detectors: int, title: str) -> list[Failure]:
+    inside = source.masks / "labels", source.masks / "images"
     if all(folder.is_dir() for folder in inside):
         source = replace(source, masks=inside[0], images=source.images or inside[1])
     found, failures = find_masks(source.masks)

@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from carde_monai.gallery import GalleryPicture, gallery_picture
 from carde_monai.html_report import write_report
 from carde_monai.particles import MIN_AREA, label_particles, measure_particles, save_labels
 from carde_monai.provenance import environment
+from carde_monai.replacing import all_or_none, replace_file
+from carde_monai.runs import MOSAIC, Runs
 from carde_monai.stereology import measure_field
 from carde_monai.summary import check_large, samples, summarise, summary_table
 
@@ -127,27 +130,29 @@ def measure(field: Field, dest: Path, settings: Settings, side: int) -> Measured
         raise InputError(ascii(field.name), "cannot name a file", "rename the micrograph")
     labels = _numbered(field.particles, settings)
     size = field.pixel_size_um
-    particles = measure_particles(labels, size, image=field.image, probability=field.probability)
-    row = measure_field(
-        labels,
-        particles,
-        size,
-        probability=field.probability,
-        min_area=settings.min_area,
-        large_um=settings.large,
-        split_touching=settings.split_touching and field.particles.dtype == bool,
-    )
-    dest.mkdir(parents=True, exist_ok=True)
-    save_labels(labels, dest / f"{field.name}_labels.tif", size)
-    picture = gallery_picture(
-        field.name, field.sample, labels, size, image=field.image, probability=field.probability, side=side
-    )
+    greys = {"image": field.image, "probability": field.probability}
+    with ThreadPoolExecutor(1) as pool:  # what compresses pictures releases the GIL
+        drawn = pool.submit(gallery_picture, field.name, field.sample, labels, size, **greys, side=side)
+        if labels.size > MOSAIC:
+            drawn.result()
+        particles = measure_particles(labels, size, **greys)
+        row = measure_field(
+            labels,
+            particles,
+            size,
+            probability=field.probability,
+            min_area=settings.min_area,
+            large_um=settings.large,
+            split_touching=settings.split_touching and field.particles.dtype == bool,
+        )
+        dest.mkdir(parents=True, exist_ok=True)
+        replace_file(dest / f"{field.name}_labels.tif", lambda part: save_labels(labels, part, size))
     particles.insert(0, "sample", field.sample)
     particles.insert(0, "micrograph", field.name)
     key = {"micrograph": field.name, "sample": field.sample}
     row = key | row | {"pixel_size_source": field.pixel_size_source}
     warnings = _warnings(field, row, settings)
-    return Measured(field.name, row, particles, picture, warnings)
+    return Measured(field.name, row, particles, drawn.result(), warnings)
 
 
 def _is_text(name: str) -> bool:
@@ -162,9 +167,11 @@ def _is_text(name: str) -> bool:
 def _numbered(particles: Array, settings: Settings) -> Array:
     if particles.dtype == bool:
         return label_particles(particles, split_touching=settings.split_touching, min_area=settings.min_area)
+    runs = Runs.of(particles)
     # not bincount: numbers may be as large as 32 bits hold
-    _, which, counts = np.unique(particles, return_inverse=True, return_counts=True)
-    return np.where(counts[which.reshape(particles.shape)] < settings.min_area, 0, particles)
+    _, which = np.unique(runs.values, return_inverse=True)
+    small = np.bincount(which, runs.lengths) < settings.min_area
+    return np.where(runs.painted(particles.shape, small[which]), 0, particles) if small.any() else particles
 
 
 def _warnings(field: Field, row: Mapping[str, Any], settings: Settings) -> tuple[str, ...]:
@@ -212,7 +219,6 @@ def write_results(
     if not measured:
         reason = f" ({failures[0].name}: {failures[0].reason})" if failures else ""
         raise InputError(dest, f"no micrograph was measured{reason}", "check the files")
-    dest.mkdir(parents=True, exist_ok=True)
     micrographs = pd.DataFrame([one.row for one in measured])
     particles = pd.concat([one.particles for one in measured], ignore_index=True)
     groups = samples(micrographs, particles)
@@ -222,24 +228,26 @@ def write_results(
         logger.warning("%s", line)
     found += [f"{one['sample']}: {line}" for one in summaries for line in one["warnings"]]
     facts = {**facts, **_facts(micrographs, settings)}
-    particles.to_csv(dest / "particles.csv", index=False, float_format="%.6g")
-    micrographs.to_csv(dest / "micrographs.csv", index=False, float_format="%.6g")
-    summary_table(summaries).to_csv(dest / "summary.csv", index=False, float_format="%.6g")
     summary = {"title": title, "facts": facts, "warnings": [*warnings, *found], "samples": summaries}
     text = json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    (dest / "summary.json").write_text(text, encoding="utf-8")
-    write_report(
-        dest / "report.html",
-        title=title,
-        summaries=summaries,
-        micrographs=micrographs,
-        particles=particles,
-        figures=write_figures(groups, summaries, dest / "figures"),
-        gallery=[one.picture for one in measured],
-        facts=facts,
-        warnings=[*warnings, *found],
-        failures=list(failures),
-    )
+    # micrographs.csv comes first of the files by which `remove_results` knows its own
+    with all_or_none(dest) as folder:
+        particles.to_csv(folder / "particles.csv", index=False, float_format="%.6g")
+        micrographs.to_csv(folder / "micrographs.csv", index=False, float_format="%.6g")
+        summary_table(summaries).to_csv(folder / "summary.csv", index=False, float_format="%.6g")
+        (folder / "summary.json").write_text(text, encoding="utf-8")
+        write_report(
+            folder / "report.html",
+            title=title,
+            summaries=summaries,
+            micrographs=micrographs,
+            particles=particles,
+            figures=write_figures(groups, summaries, folder / "figures"),
+            gallery=[one.picture for one in measured],
+            facts=facts,
+            warnings=[*warnings, *found],
+            failures=list(failures),
+        )
     logger.info("report: %s", dest / "report.html")
     return summaries
 

@@ -13,7 +13,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from tqdm import tqdm
 
 from carde_monai import __version__, datalist
@@ -21,15 +20,14 @@ from carde_monai.draft import Draft
 from carde_monai.errors import Failure, InputError, write_failures
 from carde_monai.labels import LabelRule, read_label
 from carde_monai.locking import claimed
-from carde_monai.pictures import VERMILLION, WHITE, Key, draw_scale_bar, outline, percent, save_png, to_grey8
 from carde_monai.pixel_sizes import PixelSizes
+from carde_monai.quick_look import quick_look
 from carde_monai.sem import check_contrast, pixel_affine, read_micrograph
 from carde_monai.sources import Found, find_all
 from carde_monai.stamps import digests
 
 logger = logging.getLogger(__name__)
 
-QUICKLOOK_WIDTH, GAP = 2000, 6
 # ITK takes a vector image of one slice for a plane, and its 3-D readers make that 1 mm thick; a label of any
 # other thickness would not have the geometry of its image in 3D Slicer and ITK-SNAP.
 THICKNESS_UM = 1000.0
@@ -254,33 +252,6 @@ def write_nifti(array: npt.NDArray[Any], path: Path, pixel_size_um: float | None
     if array.ndim == 5:
         image.header.set_intent("vector")
     nib.save(image, path)  # nibabel compresses at level 1: fast, and micrographs hardly shrink further
-
-
-def quick_look(
-    channels: npt.NDArray[Any], mask: npt.NDArray[Any] | None, path: Path, pixel_size_um: float | None
-) -> None:
-    """Write (C, H, W) channels side by side as PNG, then the first with the outline of the (H, W) mask."""
-    height, width = channels.shape[1:]
-    panels = [Image.fromarray(to_grey8(channel)).convert("RGB") for channel in channels]
-    zoom = min(1.0, QUICKLOOK_WIDTH / (len(panels) + (mask is not None)) / width)
-    size = (max(1, round(width * zoom)), max(1, round(height * zoom)))
-    panels = [panel.resize(size, Image.Resampling.BOX) for panel in panels]
-    names = ["SE2", "InLens"] if len(channels) > 1 else ["micrograph"]
-    legend = []
-    if mask is not None:
-        # Lines thinner than a pixel of the picture would fade, so their weight is doubled.
-        line = Image.fromarray(outline(mask).astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
-        drawn = panels[0].copy()
-        drawn.paste(VERMILLION, (0, 0), line.point(lambda weight: min(255, 2 * weight)))
-        panels.append(drawn)
-        names.append(f"{names[0]} with label")
-        legend.append(Key(f"outline of the label ({percent(float(mask.mean()))} of area)", VERMILLION))
-    step = size[0] + GAP
-    picture = Image.new("RGB", (step * len(panels) - GAP, size[1]), WHITE)
-    for index, panel in enumerate(panels):
-        picture.paste(panel, (index * step, 0))
-    legend.insert(0, Key(f"from left: {', '.join(names)}" if len(names) > 1 else names[0]))
-    save_png(draw_scale_bar(picture, pixel_size_um, legend, zoom=zoom, bar_width=size[0]), path)
 
 
 def _check_result(source: Path, done: list[Prepared], failures: list[Failure]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +31,7 @@ from carde_monai.pictures import (
     rgb,
     save_png,
 )
+from carde_monai.replacing import all_or_none, replace_file
 from carde_monai.tiff import write_tiff
 
 __all__ = ["box_plot", "error_picture", "reliability_diagram", "training_curve", "write_segmentation"]
@@ -60,25 +59,27 @@ def write_segmentation(
     probability = np.asarray(probability, dtype=np.float32)
     if image.shape[1:] != probability.shape:
         raise InputError(name, f"image {image.shape[1:]} and probability {probability.shape} differ in size")
-    if not np.isfinite(probability).all():
+    if not np.isfinite((probability.min(), probability.max())).all():  # without a copy: NaN is both
         raise InputError(name, "the network's output is not a number", "check the checkpoint and the image")
     dest = Path(dest)
-    dest.mkdir(parents=True, exist_ok=True)
     mask = probability > 0.5
-    with tempfile.TemporaryDirectory(prefix=".", dir=dest) as folder:
+    with all_or_none(dest) as folder:
         files = [
             Path(folder, f"{name}_{kind}")
             for kind in ("mask.png", "probability.tif", "confidence.png", "overlay.png")
         ]
-        further = {Path(folder, f"{name}_{key}.tif"): np.float32(one) for key, one in (maps or {}).items()}
+        further = {
+            Path(folder, f"{name}_{key}.tif"): np.asarray(one, np.float32)
+            for key, one in (maps or {}).items()
+        }
         files += further
         mask_file, probability_file, confidence_file, overlay_file = files[:4]
-        with ThreadPoolExecutor(4) as pool:  # compression releases the GIL; two cores halve the time
+        with ThreadPoolExecutor(2) as pool:  # compression releases the GIL; two cores halve the time
             tasks = [
                 pool.submit(write_tiff, probability, probability_file, pixel_size_um, (0, 1)),
                 pool.submit(overlay_picture, image, mask, overlay_file, pixel_size_um),
                 pool.submit(confidence_picture, probability, confidence_file, pixel_size_um),
-                pool.submit(save_png, Image.fromarray(mask.astype(np.uint8) * 255), mask_file),
+                pool.submit(save_png, Image.fromarray(mask.view(np.uint8) * np.uint8(255)), mask_file),
                 *(
                     pool.submit(write_tiff, one, file, pixel_size_um, (0, float(one.max()) or 1.0))
                     for file, one in further.items()
@@ -86,8 +87,6 @@ def write_segmentation(
             ]
         for task in tasks:
             task.result()
-        for file in files:
-            os.replace(file, dest / file.name)
     return [dest / file.name for file in files]
 
 
@@ -255,4 +254,4 @@ def _finish(figure: Figure, panels: Sequence[Axes], path: Path, title: str | Non
         axes.spines[["top", "right"]].set_visible(False)
     if title:
         figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+    replace_file(path, lambda part: figure.savefig(part, dpi=150))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from PIL import Image
 
+from carde_monai.handlers import segmentation
 from carde_monai.handlers.segmentation import SegmentationWriter, micrograph_name, pixel_size_um, source_file
 
 SIZE = (40, 56)
@@ -32,8 +34,16 @@ def item(name: str | None = None, file: object = None, pixel_size: float | None 
     return found if name is None else found | {"name": name}
 
 
-def segment(writer: SegmentationWriter, batches: Sequence[list[dict[str, Any]]], value: float = 0.9) -> None:
-    """Run an engine that gives every pixel of the left half the probability ``value``."""
+def segment(
+    writer: SegmentationWriter,
+    batches: Iterable[list[dict[str, Any]]],
+    value: float = 0.9,
+    after: Mapping[Events, Callable[[Engine], None]] | None = None,
+) -> None:
+    """Run an engine that gives every pixel of the left half the probability ``value``.
+
+    ``after`` are handlers that come after the writer's.
+    """
 
     def step(engine: Engine, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
         engine.state.batch = batch
@@ -43,6 +53,8 @@ def segment(writer: SegmentationWriter, batches: Sequence[list[dict[str, Any]]],
 
     engine = Engine(step)
     writer.attach(engine)
+    for event, handler in (after or {}).items():
+        engine.add_event_handler(event, handler)
     engine.run(batches)
 
 
@@ -111,6 +123,64 @@ def test_a_second_run_overwrites_or_not(tmp_path: Path) -> None:
     for _ in range(2):  # a new run of the same writer starts anew
         segment(replace, [[item("a")]], value=0.1)
     assert replace.failures == [] and mask(tmp_path, "a").max() == 0
+
+
+def test_a_micrograph_is_written_while_the_next_is_segmented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, going, most = threading.Event(), [], []
+    write = segmentation.write_segmentation
+
+    def slow(name: str, *args: Any) -> list[Path]:
+        going.append(name)
+        most.append(len(going))
+        if name == "a":
+            assert started.wait(60), "the second micrograph waits for the first"
+        paths = write(name, *args)
+        going.remove(name)
+        return paths
+
+    monkeypatch.setattr(segmentation, "write_segmentation", slow)
+
+    def batches() -> Iterator[list[dict[str, Any]]]:
+        yield [item("a")]
+        started.set()
+        yield [item("b")]
+        yield [item("c")]
+
+    writer = SegmentationWriter(tmp_path)
+    segment(writer, batches())
+    assert writer.written == ["a", "b", "c"] and writer.failures == []
+    assert most == [1, 1, 1] and len(list(tmp_path.iterdir())) == 12  # one at a time, all done
+
+
+def test_other_handlers_find_everything_written_at_the_end(tmp_path: Path) -> None:
+    seen: list[Any] = []
+    (tmp_path / "b_mask.png").mkdir()  # in the way
+    for stop in (False, True):
+        writer = SegmentationWriter(tmp_path)
+
+        def look(engine: Engine, writer: SegmentationWriter = writer) -> None:
+            seen.append(([one.name for one in writer.failures], list(writer._sources)))
+
+        def terminate(engine: Engine, stop: bool = stop) -> None:
+            if stop:
+                engine.terminate()
+
+        segment(writer, [[item("a"), item("b")]], after={Events.ITERATION_COMPLETED: terminate})
+        segment(writer, [[item("a"), item("b")]], after={Events.COMPLETED: look})
+        assert seen.pop() == (["b"], ["a"]) and writer.written == ["a"]
+
+
+def test_a_mistake_in_the_program_is_not_lost_with_the_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(segmentation, "write_segmentation", broken)
+    with pytest.raises(ZeroDivisionError):
+        segment(SegmentationWriter(tmp_path), [[item("a")]])
 
 
 @pytest.mark.parametrize(

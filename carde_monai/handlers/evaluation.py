@@ -20,6 +20,7 @@ from carde_monai.evaluation import METRICS, TILE, scores, summarise, tile_dice
 from carde_monai.handlers.baseline import decollated
 from carde_monai.handlers.segmentation import micrograph_name, pixel_size_um
 from carde_monai.particles import MIN_AREA
+from carde_monai.replacing import all_or_none
 from carde_monai.report import box_plot, error_picture
 
 Row = dict[str, Any]
@@ -142,19 +143,20 @@ class MicrographReport:
         return str(held[owner][1])
 
     def _write(self, micrographs: list[Row], tiles: list[Row], summary: Row, methods: list[str]) -> None:
-        pd.DataFrame(micrographs).to_csv(self.output_dir / "metrics.csv", index=False, float_format="%.6g")
         columns = ["name", "section", "row", "column", *(f"{method}_dice" for method in methods)]
         frame = pd.DataFrame(tiles, columns=columns)
-        frame.to_csv(self.output_dir / "tiles.csv", index=False, float_format="%.6g")
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-        (self.output_dir / "summary.json").write_text(text, encoding="utf-8")
         rows, unit = (tiles, f"tile of {self.tile} px") if tiles else (micrographs, "micrograph")
         groups = {
             f"{method} {section}": [row[f"{method}_dice"] for row in rows if row["section"] == section]
             for section in summary["sections"]
             for method in methods
         }
-        box_plot(groups, self.output_dir / "box_plot.png", f"Dice per {unit}")
+        with all_or_none(self.output_dir) as folder:
+            pd.DataFrame(micrographs).to_csv(folder / "metrics.csv", index=False, float_format="%.6g")
+            frame.to_csv(folder / "tiles.csv", index=False, float_format="%.6g")
+            (folder / "summary.json").write_text(text, encoding="utf-8")
+            box_plot(groups, folder / "box_plot.png", f"Dice per {unit}")
 
 
 def _gathered(rows: list[Row], key: tuple[str, ...]) -> list[Row]:

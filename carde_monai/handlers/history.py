@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from carde_monai import report
+from carde_monai.replacing import replace_text
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, float]:
@@ -100,13 +101,12 @@ class History:
                 rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < figures["epoch"]]
         rows.append(figures)
         columns = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, restval="")
+        table.writeheader()
+        table.writerows(rows)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f"{self.path.name}.part")
-        with partial.open("w", newline="") as file:
-            table = csv.DictWriter(file, columns, restval="")
-            table.writeheader()
-            table.writerows(rows)
-        os.replace(partial, self.path)
+        replace_text(self.path, text.getvalue())
 
     def draw(self) -> None:
         if idist.get_rank() == 0 and self.path.exists():

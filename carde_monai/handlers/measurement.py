@@ -9,6 +9,7 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.utils import convert_to_numpy
+from tqdm import tqdm
 
 from carde_monai.compare import compare
 from carde_monai.errors import Failure, InputError
@@ -44,6 +45,8 @@ class ParticleMeasurement:
         group_by: regular expression that finds the sample in a micrograph's path.
         told: what the report tells besides: ``title``, ``facts`` (a mapping), ``warnings`` and ``failures``
             (lists of lists, read at the end).
+        stored: further items, from an earlier run, measured at the end; in them are both the image's and the
+            network's keys.
     """
 
     def __init__(
@@ -54,15 +57,17 @@ class ParticleMeasurement:
         root: str | Path | None = None,
         group_by: str | None = None,
         told: Mapping[str, Any] | None = None,
+        stored: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.output_dir, self.mask = Path(output_dir), mask
         self.settings = Settings(**(settings or {}))
         check_group_by(group_by)
         self.root, self.group_by = Path(root) if root else None, group_by
-        self.told = dict(told or {})
+        self.told, self.stored = dict(told or {}), stored
         self.failures: list[Failure] = []
         self.samples: list[str] = []  # their names, after a run
         self._measured: dict[str, Measured] = {}
+        self._side = picture_side(1)
 
     def attach(self, engine: Engine) -> None:
         """Subscribe to the start, every iteration and the end of a run."""
@@ -75,22 +80,28 @@ class ParticleMeasurement:
         self._measured = {}
         if idist.get_rank() == 0:
             remove_results(self.output_dir)
+        # of all processes; none of them goes on before the old results are gone
+        new = int(idist.all_reduce(engine.state.epoch_length or 0))
+        self._side = picture_side(new + len(self.stored))
 
     def __call__(self, engine: Engine) -> None:
-        side = picture_side(int(engine.state.epoch_length or 1) * idist.get_world_size())
         for item, output in decollated(engine):
-            name = micrograph_name(item)
-            if name in self._measured:
-                continue
-            try:
-                field = self._field(name, item, output)
-                self._measured[name] = measure(field, self.output_dir, self.settings, side)
-            except (InputError, OSError) as error:
-                self.failures.append(Failure.of(name, error))
+            self._measure(item, output)
+
+    def _measure(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+        name = micrograph_name(item)
+        if name in self._measured:
+            return
+        try:
+            field = self._field(name, item, output)
+            self._measured[name] = measure(field, self.output_dir, self.settings, self._side)
+        except (InputError, OSError) as error:
+            self.failures.append(Failure.of(name, error))
 
     def _field(self, name: str, item: Mapping[str, Any], output: Mapping[str, Any]) -> Field:
         raw = item["raw"]
         probability = output.get("probability") if self.mask == "pred" else None
+        mask = convert_to_numpy(output[self.mask])[0]
         source = source_file(item)
         sample = item.get("section")
         if sample is None:
@@ -101,17 +112,26 @@ class ParticleMeasurement:
         return Field(
             name=name,
             sample=str(sample),
-            particles=convert_to_numpy(output[self.mask])[0] > 0.5,
+            particles=mask if mask.dtype == bool else mask > 0.5,
             pixel_size_um=size,
             pixel_size_source="unknown" if size is None else where,
             image=convert_to_numpy(raw),
             probability=None if probability is None else convert_to_numpy(probability)[0],
         )
 
+    def _measure_stored(self) -> None:
+        mine = range(idist.get_rank(), len(self.stored), idist.get_world_size())
+        for index in tqdm(mine, desc="measure", unit="micrograph", disable=not mine or mine.start > 0):
+            item = self.stored[index]
+            self._measure(item, item)
+
     def _complete(self, engine: Engine) -> None:
-        parts: Any = idist.all_gather((self._measured, self.failures))
-        measured = {name: one for part, _ in parts for name, one in part.items()}
-        self.failures[:] = dict.fromkeys(one for _, part in parts for one in part)
+        self._measure_stored()
+        told = _joined(self.told.get("failures", ()))
+        parts: Any = idist.all_gather((self._measured, self.failures, told))
+        measured = {name: one for part, _, _ in parts for name, one in part.items()}
+        self.failures[:] = dict.fromkeys(one for _, part, _ in parts for one in part)
+        told = list(dict.fromkeys(one for _, _, part in parts for one in part))
         if idist.get_rank() != 0 or not measured:
             return
         summaries = write_results(
@@ -121,7 +141,7 @@ class ParticleMeasurement:
             title=self.told.get("title", "Carbides"),
             facts=self.told.get("facts", {}),
             warnings=_joined(self.told.get("warnings", ())),
-            failures=[*_joined(self.told.get("failures", ())), *self.failures],
+            failures=[*told, *self.failures],
         )
         self.samples = [one["sample"] for one in summaries]
 

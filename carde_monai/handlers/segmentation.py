@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Engine, Events
 from monai.data.utils import affine_to_spacing
 from monai.utils import convert_to_numpy
 
 from carde_monai.errors import Failure, InputError
+from carde_monai.pictures import Array
 from carde_monai.report import write_segmentation
+from carde_monai.runs import MOSAIC
 from carde_monai.sem import MICRON
+
+if TYPE_CHECKING:
+    from carde_monai.finished import FinishedMicrographs
 
 
 class SegmentationWriter:
@@ -23,7 +29,9 @@ class SegmentationWriter:
     the ``maps`` (1, H, W). What cannot be written is collected in ``failures``, one entry a micrograph, and
     the rest goes on: a full disk, a name too long, two micrographs of one name (the first is kept).
     ``written`` lists the names that are on the disk. With ``overwrite=False`` results of an earlier run are
-    kept, and the micrograph is a failure.
+    kept, and the micrograph is a failure. ``finished`` is told of each that is wholly written. One micrograph
+    is written while the next is segmented; when the run is over, completed or terminated, all are written and
+    all ``failures`` known.
     """
 
     def __init__(
@@ -31,48 +39,70 @@ class SegmentationWriter:
         output_dir: str | Path,
         overwrite: bool = True,
         maps: Sequence[str] = ("sigma", "mutual_information"),
+        finished: FinishedMicrographs | None = None,
     ) -> None:
         self.output_dir, self.maps = Path(output_dir), maps
-        self.overwrite = overwrite
+        self.overwrite, self.finished = overwrite, finished
         self.failures: list[Failure] = []
         self._sources: dict[str, str | None] = {}
+        self._thread = ThreadPoolExecutor(1)
+        self._task: Future[None] | None = None
 
     @property
     def written(self) -> list[str]:
         """Names of the micrographs written in this run."""
+        self._finish()
         return list(self._sources)
 
     def attach(self, engine: Engine) -> None:
-        """Subscribe to the start of a run, which forgets the run before, and to every iteration."""
+        """Subscribe to the start of a run, which forgets the run before, every iteration and the end."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.TERMINATE, self._finish)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _start(self, engine: Engine) -> None:
+        self._finish()
         self.failures.clear()  # the same list, which others may hold
         self._sources = {}
 
     def __call__(self, engine: Engine) -> None:
         state: Any = engine.state
         for item, output in zip(state.batch, state.output, strict=True):
-            name = micrograph_name(item)
-            try:
-                self._write(name, item, output)
-            except (InputError, OSError) as error:
-                self.failures.append(Failure.of(name, error))
+            probability = convert_to_numpy(output["probability"])[0]
+            maps = {key: convert_to_numpy(output[key])[0] for key in self.maps if key in output}
+            self._finish()  # one at a time: no more than two micrographs are in memory
+            self._task = self._thread.submit(self._write, micrograph_name(item), item, probability, maps)
+            if probability.size > MOSAIC:
+                self._finish()
 
-    def _write(self, name: str, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
-        source = source_file(item)
+    def _finish(self) -> None:
+        """Wait for the micrograph that is being written."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.result()
+
+    def _write(
+        self, name: str, item: Mapping[str, Any], probability: Array, maps: Mapping[str, Array]
+    ) -> None:
+        raw, source = item["raw"], source_file(item)
+        try:
+            self._check(name, source)
+            image, size = convert_to_numpy(raw), pixel_size_um(raw)
+            files = write_segmentation(name, image, probability, self.output_dir, size, maps)
+            self._sources[name] = source
+            if self.finished is not None:
+                self.finished.mark(name, files)
+        except (InputError, OSError) as error:
+            self.failures.append(Failure.of(name, error))
+
+    def _check(self, name: str, source: str | None) -> None:
         if name in self._sources:
             # The same file twice is no clash: samplers for several processes pad with repetitions.
             if source is None or source != self._sources[name]:
                 raise InputError(source or name, "shares its name with another micrograph", "rename one")
         elif not self.overwrite and (self.output_dir / f"{name}_mask.png").exists():
             raise InputError(self.output_dir, "has results of this name", "choose another or overwrite")
-        raw, probability = item["raw"], convert_to_numpy(output["probability"])[0]
-        maps = {key: convert_to_numpy(output[key])[0] for key in self.maps if key in output}
-        size = pixel_size_um(raw)
-        write_segmentation(name, convert_to_numpy(raw), probability, self.output_dir, size, maps)
-        self._sources[name] = source
 
 
 def micrograph_name(item: Mapping[str, Any]) -> str:
@@ -82,6 +112,11 @@ def micrograph_name(item: Mapping[str, Any]) -> str:
     source = source_file(item)
     if source is None:
         raise KeyError("a micrograph needs the key 'name' or meta data with 'filename_or_obj'")
+    return name_of_file(source)
+
+
+def name_of_file(source: str) -> str:
+    """What a micrograph is called after its file: no folder, no extension."""
     file = Path(source)
     return file.name[: -len(".nii.gz")] if file.name.lower().endswith(".nii.gz") else file.stem
 

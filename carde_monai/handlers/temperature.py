@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -36,12 +37,12 @@ class TemperatureScaling:
     """Fit the temperature on an evaluator's logits and fold it into ``layer`` of the checkpoint it evaluated.
 
     Needs decollated items with ``section`` and ``name`` in the batch, ``logit`` and ``label`` in the output.
-    At the end rank 0 rewrites ``checkpoint`` (a state dict, or a dict with one under ``model``), writes
-    ``calibration.json`` beside it and ``reliability.png`` into ``output_dir``; every rank folds T into
-    ``network``, if given, and puts temperature and figures into ``engine.state.metrics``. ``beside`` maps
-    names to the ``calibration.json`` of other runs, whose uncalibrated curve is drawn, too. Raises InputError
-    for items of another section than ``section``, for a checkpoint that cannot be read or is not the
-    network's, and where no T exists.
+    At the end rank 0 writes ``reliability.png`` into ``output_dir``, ``calibration.json`` beside
+    ``checkpoint`` (a state dict, or a dict with one under ``model``), and replaces that, so that nothing is
+    folded twice after a kill; every rank folds T into ``network``, if given, and puts temperature and figures
+    into ``engine.state.metrics``. ``beside`` maps names to the ``calibration.json`` of other runs, whose
+    uncalibrated curve is drawn, too. Raises InputError for items of another section than ``section``, for a
+    checkpoint that cannot be read or is not the network's, and where no T exists.
     """
 
     def __init__(
@@ -123,26 +124,33 @@ class TemperatureScaling:
 
     def _write(self, fit: Fit, before: Reliability, after: Reliability, names: list[str]) -> None:
         content = _load(self.checkpoint)
-        total = total_temperature(self.checkpoint) * fit.temperature
-        folded = self._fold(_weights(content), fit.temperature)
-        replace_file(self.checkpoint, lambda path: torch.save(_with_weights(content, folded), path))
+        former, digest = total_temperature(self.checkpoint), file_digest(self.checkpoint)
         record = {
             "temperature": fit.temperature,
-            "total_temperature": total,
+            "total_temperature": former * fit.temperature,
             "iterations": fit.iterations,
             "layer": self.layer,
             "checkpoint": self.checkpoint.name,
-            "checkpoint_sha256": file_digest(self.checkpoint),
+            "checkpoint_sha256": "",
+            "former_sha256": digest,
+            "former_temperature": former,
             "section": self.section,
             "micrographs": names,
             "before": asdict(before),
             "after": asdict(after),
         }
-        text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-        replace_text(_record(self.checkpoint), text)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         picture = self.output_dir / "reliability.png"
         reliability_diagram(before.points, after.points, picture, beside=self.beside)
+        folded = _with_weights(content, self._fold(_weights(content), fit.temperature))
+        replace_file(self.checkpoint, lambda path: self._save(folded, path, record))
+
+    def _save(self, folded: dict[str, Any], path: Path, record: dict[str, Any]) -> None:
+        """Write what is to replace the checkpoint, and before it does, the record, which fits both."""
+        torch.save(folded, path)
+        record["checkpoint_sha256"] = file_digest(path)
+        text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+        replace_text(_record(self.checkpoint), text)
 
 
 def _record(checkpoint: Path) -> Path:
@@ -175,5 +183,12 @@ def _with_weights(content: dict[str, Any], weights: dict[str, Any]) -> dict[str,
 
 def total_temperature(checkpoint: Path) -> float:
     """Product of the temperatures already in this very file; 1 if it was never calibrated or trained anew."""
-    record = temperature_record(checkpoint, file_digest(checkpoint))
-    return float(record["total_temperature"]) if record else 1.0
+    digest = file_digest(checkpoint)
+    if record := temperature_record(checkpoint, digest):
+        return float(record["total_temperature"])
+    # a calibration that was killed before it replaced the checkpoint has told what it was
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        record = json.loads(_record(checkpoint).read_text(encoding="utf-8"))
+        if record["former_sha256"] == digest:
+            return float(record["former_temperature"])
+    return 1.0

@@ -13,6 +13,7 @@ import pytest
 from drawings import MASK, nifti
 from faults import SHORT, Array, grey
 from runs import listed
+from world import bundle, cli, data
 
 Listed = dict[str, Any]
 Change = Callable[[Path, Listed, str], object]  # of a section

@@ -8,6 +8,7 @@ import pytest
 from drawings import LABELS, MASK, MASKS, picture
 from faults import DONE, FAILED, Case, grey, tiff
 from runs import Run, listed
+from world import cli
 
 GOOD = ("good_001", "good_003", "good_005")
 FILES = {"prepare": ("labels/{}.nii.gz", "images/{}.nii.gz"), "measure": ("{}_labels.tif",)}

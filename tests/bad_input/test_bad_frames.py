@@ -11,6 +11,7 @@ from faults import DONE, FAILED, WARNED, Case, grey, tiff
 from frames import CASES
 from PIL import Image
 from runs import Run, listed
+from world import bundle, cli
 
 GOOD = ("good_001", "good_003", "good_005", "zz_001")
 VERBS = ("segment", "prepare")

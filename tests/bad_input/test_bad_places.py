@@ -17,6 +17,7 @@ from drawings import MASK, picture
 from faults import SHORT, content, grey, sparse, tiff
 from PIL import Image
 from runs import listed
+from world import bundle, cli, data
 
 from carde_monai.errors import InputError
 from carde_monai.labels import LabelRule, read_picture

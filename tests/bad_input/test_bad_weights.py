@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from monai.networks.nets import BasicUNet
+from world import bundle, cli, data
 
 RANDOM = np.random.default_rng(3).integers(0, 256, 50_000, np.uint8).tobytes()
 

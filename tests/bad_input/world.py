@@ -90,5 +90,5 @@ def call(*words: object) -> tuple[int, list[str]]:
 
 @pytest.fixture(scope="session")
 def cli() -> Call:
-    """`call`, as a fixture: modules beside a conftest cannot import it."""
+    """`call`, as a fixture."""
     return call
