@@ -94,7 +94,8 @@ def test_percentile_scaling_later_is_monais_at_once(greys) -> None:
     expected = ScaleIntensityRangePercentilesd(**SCALE)({"image": image.double()})["image"]
     found = PercentileScaled(**SCALE)({"image": image})["image"]
     assert found.dtype == image.dtype
-    torch.testing.assert_close(later(found), expected.as_tensor(), rtol=2e-5, atol=2e-5)
+    atol = 2e-5 if greys.max() < 256 else 5e-3  # half a grey of 65535 is as fine as float32 goes
+    torch.testing.assert_close(later(found), expected.as_tensor(), rtol=2e-5, atol=atol)
 
 
 @settings(max_examples=50)
