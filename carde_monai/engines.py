@@ -17,7 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from carde_monai.errors import InputError
 from carde_monai.networks import autocast, bf16_is_fast
 
-__all__ = ["ENGINES", "accelerate", "autocast", "bf16_is_fast", "cache_dir"]
+__all__ = ["ENGINES", "accelerate", "bf16_is_fast", "cache_dir"]  # the configs find bf16_is_fast here
 
 ENGINES = ("openvino", "torch")
-KEPT = 8  # converted networks in the cache, and compiled ones in memory: those of an ensemble
+KEPT = 8  # converted networks in the cache on disk
+COMPILED = 64  # compiled ones in memory: more members of an ensemble than anyone trains
 STEPS = (16, 32, 64)  # sides of an image are multiples of a step, which depends on the network's depth
 TOLERANCE = {"f32": 1e-3, "bf16": 0.1}  # of the largest logit, when compared with torch
 
@@ -72,6 +73,7 @@ class _Engine:
         self.torch: Callable[..., Tensor] = network.forward
         self.compiled: OrderedDict[tuple[Any, ...], tuple[Compute, int]] = OrderedDict()
         self.gone = False  # whether OpenVINO was given up
+        self.said: set[tuple[int, ...]] = set()  # sizes that torch computes
 
     def wrap(self) -> Callable[..., Tensor]:
         @functools.wraps(self.torch)  # keeps the signature, by which an export names its inputs
@@ -86,6 +88,7 @@ class _Engine:
                 logger.warning("torch computes the network, OpenVINO cannot: %s", reason)
                 return self.torch(image)
             if any(side % step for side in image.shape[2:]):  # torch pads inside, a trace of it does not
+                self._say(image.shape[2:], step)
                 return self.torch(image)
             return compute(image)
 
@@ -97,6 +100,12 @@ class _Engine:
         fits = image.device.type == "cpu" and image.dtype == torch.float32 and image.ndim == 4
         return fits and not (self.gone or exporting or learning)
 
+    def _say(self, size: Sequence[int], step: int) -> None:
+        if tuple(size) not in self.said:
+            self.said.add(tuple(size))
+            text = "torch computes images of %d x %d px, OpenVINO multiples of %d px only (see window_size)"
+            logger.warning(text, *size, step)
+
     def _present(self, channels: int) -> tuple[Compute, int]:
         """The network with its present weights, and its step."""
         # a parameter's version counts its changes in place; an ensemble swaps the parameters themselves
@@ -105,7 +114,7 @@ class _Engine:
         if key not in self.compiled:
             self.compiled[key] = self._ready(channels)
         self.compiled.move_to_end(key)
-        if len(self.compiled) > KEPT:
+        if len(self.compiled) > COMPILED:
             self.compiled.popitem(last=False)
         return self.compiled[key]
 
@@ -114,13 +123,13 @@ class _Engine:
         file = cache_dir() / f"{_digest(self.network, self.precision)}.blob"
         with contextlib.suppress(OSError, ValueError, RuntimeError):  # missing or damaged
             blob, step = _kept(file)
-            return _compute(_openvino().Core().import_model(blob, "CPU", self.settings)), step
+            return _compute(_core().import_model(blob, "CPU", self.settings)), step
         ours, self.network.forward = self.network.forward, self.torch  # type: ignore[method-assign]
         try:
             model = _convert(self.network, channels)
         finally:
             self.network.forward = ours  # type: ignore[method-assign]
-        compiled = _openvino().Core().compile_model(model, "CPU", self.settings)
+        compiled = _core().compile_model(model, "CPU", self.settings)
         compute = _compute(compiled)
         step = self._step(compute, channels)
         _keep(compiled.export_model().getvalue(), step, file)
@@ -163,6 +172,17 @@ def _openvino() -> Any:
     return openvino
 
 
+@functools.cache
+def _core() -> Any:
+    """OpenVINO's core, one for the process.
+
+    Each core gives the thread that makes it a stack of its own for signals and takes it away when it ends; of
+    two, the first to end leaves the thread with a stack that is gone, and the next signal (Ctrl-C, the end of
+    a child process) ends the process by a segmentation fault.
+    """
+    return _openvino().Core()
+
+
 def _convert(network: nn.Module, channels: int) -> Any:
     """OpenVINO's model of the network, for any number of images of any size."""
     example = torch.zeros(1, channels, STEPS[-1], STEPS[-1])
@@ -184,8 +204,9 @@ def _compute(compiled: Any) -> Compute:
 
 
 def _digest(network: nn.Module, precision: str) -> str:
-    """SHA-256 of OpenVINO's version, the precision, the network's structure and its weights."""
-    digest = hashlib.sha256(f"{_openvino().__version__} {precision} {network!r}".encode())
+    """SHA-256 of OpenVINO's version, processor and precision, the network's structure and its weights."""
+    processor = _core().get_property("CPU", "FULL_DEVICE_NAME")
+    digest = hashlib.sha256(f"{_openvino().__version__} {processor} {precision} {network!r}".encode())
     for name, one in network.state_dict().items():
         digest.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
         digest.update(one.detach().contiguous().flatten().view(torch.uint8).numpy().data)

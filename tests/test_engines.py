@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,6 +100,38 @@ def test_torch_computes_what_openvino_cannot(calls: list[Tensor]) -> None:
     fast.eval()
     run(fast, image)
     assert len(calls) == 3
+
+
+def test_a_size_that_openvino_refuses_is_said_once(
+    caplog: pytest.LogCaptureFixture, calls: list[Tensor]
+) -> None:
+    fast = accelerate(make("UNet of depth 5, instance norm"))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            run(fast, torch.randn(2, 2, 64, 48))
+    (line,) = caplog.messages
+    assert line.startswith("torch computes images of 64 x 48 px, OpenVINO multiples of 32 px only")
+    assert len(calls) == 2
+
+
+def test_signals_arrive_after_networks_are_gone(empty_cache: Path) -> None:
+    """With a core for each, OpenVINO left the process without a stack for signals: any of them killed it."""
+    code = """
+import gc, os, signal, torch
+from carde_monai.engines import accelerate
+from carde_monai.networks import UNet
+networks = [accelerate(UNet(1, 4).eval()) for _ in range(2)]
+with torch.no_grad():
+    for network in networks:
+        network(torch.zeros(1, 2, 32, 32))
+while networks:
+    del network, networks[0]
+    network = gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("caught"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "caught\n"), done.stderr
 
 
 def test_changed_weights_are_converted_again() -> None:
