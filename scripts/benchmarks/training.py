@@ -21,7 +21,7 @@ from benchmarks.timing import Seconds, progress, seconds
 BOUNDS = {DEFAULT: 3.0, LARGE: 2.5}
 NEVER = 10**6
 LEARNING_RATE = 0.003
-WANTED_DICE, MOST_EPOCHS, SEEDS = 0.85, 40, 3
+WANTED_DICE, MOST_EPOCHS, SEEDS = 0.85, 12, 3
 
 
 def rows(job: Job) -> Iterator[Row]:
@@ -130,20 +130,32 @@ def _to_dice(job: Job) -> Row:
     """From the files to a Dice on the validation micrograph, with initial weights of some seeds."""
     data = _data(job.folder, _size(job))
     wanted = 0.1 if job.quick else WANTED_DICE
-    batch, length = (4, 4) if job.quick else (16, 10)
+    batch, length = (4, 4) if job.quick else (16, 32)
     theirs, ours = [], []
+    missed = {"reference": 0, "ours": 0}
     for seed in range(min(job.repeats, SEEDS)):
-        theirs.append(_reference_to_dice(job, data, wanted, batch, length, seed))
-        ours.append(_ours_to_dice(job, data, wanted, batch, length, seed))
-        progress(f"seed {seed}: reference {theirs[-1]:.0f} s, ours {ours[-1]:.0f} s")
+        for name, run, all_seconds in (
+            ("reference", _reference_to_dice, theirs),
+            ("ours", _ours_to_dice, ours),
+        ):
+            spent, best = run(job, data, wanted, batch, length, seed)
+            all_seconds.append(spent)
+            missed[name] += best < wanted
+            progress(f"seed {seed}: {name} {spent:.0f} s, Dice {best:.3f}")
     what = f"default network, time to a validation Dice of {wanted:g}"
     note = f"{len(ours)} seeds; epochs of {length} batches of {batch}, learning rate {LEARNING_RATE:g}"
+    for name, count in missed.items():
+        if count:
+            note += f"; {name} had not reached it in {MOST_EPOCHS} epochs with {count} of the seeds"
     return Row("training", what, ours, theirs, note=note)
 
 
-def _reference_to_dice(job: Job, data: Path, wanted: float, batch: int, length: int, seed: int) -> float:
+def _reference_to_dice(
+    job: Job, data: Path, wanted: float, batch: int, length: int, seed: int
+) -> tuple[float, float]:
+    """Seconds until the Dice was reached or all epochs were over, and the best Dice."""
     torch.manual_seed(seed)
-    start = time.perf_counter()
+    best, start = 0.0, time.perf_counter()
     plain = plain_network(DEFAULT)
     train = reference.trainer(plain, job.folder / "tiles", batch, LEARNING_RATE)
     frames = [(_image(image), _label(truth)) for image, truth in _section(data, "validation")]
@@ -154,16 +166,20 @@ def _reference_to_dice(job: Job, data: Path, wanted: float, batch: int, length: 
             reference.dice(reference.predict(plain, reference.normalise(image)) > 0.5, truth)
             for image, truth in frames
         ]
-        if np.mean(scores) >= wanted:
-            return time.perf_counter() - start
-    raise RuntimeError(f"the reference has not reached a Dice of {wanted} in {MOST_EPOCHS} epochs")
+        best = max(best, float(np.mean(scores)))
+        if best >= wanted:
+            break
+    return time.perf_counter() - start, best
 
 
-def _ours_to_dice(job: Job, data: Path, wanted: float, batch: int, length: int, seed: int) -> float:
+def _ours_to_dice(
+    job: Job, data: Path, wanted: float, batch: int, length: int, seed: int
+) -> tuple[float, float]:
+    """Seconds until the Dice was reached or all epochs were over, and the best Dice."""
     settings = {"batch_size": batch, "epoch_length": length, "max_epochs": MOST_EPOCHS, "seed": seed}
     settings |= {"learning_rate": LEARNING_RATE, "early_stop_patience": NEVER, "lr_patience": NEVER}
     settings |= {"crops_per_micrograph": 4}
-    reached: list[float] = []
+    best, spent = 0.0, 0.0
     flow = _workflow(job, data, DEFAULT, **settings)
     start = time.perf_counter()
     flow.initialize()
@@ -172,12 +188,12 @@ def _ours_to_dice(job: Job, data: Path, wanted: float, batch: int, length: int, 
     )
 
     def look() -> None:
-        if validator.state.metrics["val_mean_dice"] >= wanted:
-            reached.append(time.perf_counter() - start)
+        nonlocal best, spent
+        best = max(best, float(validator.state.metrics["val_mean_dice"]))
+        spent = time.perf_counter() - start
+        if best >= wanted:
             trainer.terminate()
 
     validator.add_event_handler(Events.COMPLETED, look)
     flow.run()
-    if not reached:
-        raise RuntimeError(f"ours has not reached a Dice of {wanted} in {MOST_EPOCHS} epochs")
-    return reached[0]
+    return spent, best
