@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import shlex
 import shutil
 import signal
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from carde_monai.bundle_checks import check_overrides, check_places, explained
 from carde_monai.errors import InputError
 from carde_monai.locking import claimed
 from carde_monai.replacing import PART
+from carde_monai.signals import on_sigterm
 
 logger = logging.getLogger("carde_monai")
 
@@ -108,7 +107,8 @@ def run(bundle: Path, configs: Sequence[str], overrides: Mapping[str, Any], trai
         workflow_type="train" if training else "infer",
         **overrides,
     )
-    with _terminable(), explained(workflow.parser, overrides):
+    # SIGTERM ends a run as Ctrl-C does
+    with on_sigterm(signal.default_int_handler), explained(workflow.parser, overrides):
         check_places(workflow.parser)
         with claimed(*_written(workflow.parser, configs)):
             workflow.initialize()
@@ -121,20 +121,6 @@ def _written(parser: ConfigParser, configs: Sequence[str]) -> list[Path]:
     """The folders that a run writes to; an evaluation only reads its weights."""
     names = ("output_dir",) if "evaluate" in configs else ("output_dir", "ckpt_dir")
     return [Path(str(parser.get_parsed_content(name))) for name in names if name in parser]
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM, which batch systems send before they kill, end a run as Ctrl-C does."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _quiet() -> None:

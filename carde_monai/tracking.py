@@ -22,6 +22,7 @@ from carde_monai.errors import InputError
 from carde_monai.outbox import Outbox, brief, refused
 from carde_monai.provenance import without_password
 from carde_monai.replacing import replace_text
+from carde_monai.tracking_database import SECONDS, create_database
 from carde_monai.tracking_delivery import (
     Delivery,
     hand_over,
@@ -50,7 +51,6 @@ __all__ = [
 
 logger = logging.getLogger("carde_monai")
 
-NEW_DATABASE = 60.0  # seconds: MLflow creates some fifty tables, which takes one on an idle machine
 UPLOAD_SPEED = 1e6  # bytes a second; a server that takes a file more slowly counts as silent
 
 _still_running: dict[Path, Journal] = {}  # by run file: runs that this process has left open for later
@@ -95,9 +95,10 @@ class MLflowRun:
         self._delivery = Delivery(self.tracking_uri, journal)
         self._outbox = Outbox(f"MLflow at {self.address}", otherwise=warned)
         self.journal = journal
+        if (file := sqlite_file(self.tracking_uri)) is not None:
+            self._outbox.put(lambda: create_database(file), SECONDS)
         self._send_what_earlier_ones_left(journal)
-        seconds = NEW_DATABASE if sqlite_file(self.tracking_uri) else 0.0
-        self._put("open", seconds, True, name=name, tags=tags, resume=resume)
+        self._put("open", 0.0, True, name=name, tags=tags, resume=resume)
         self._put("params", params={mlflow_key(key): value for key, value in params.items()})
 
     def metrics(self, values: Mapping[str, float], step: int = 0, once: bool = False) -> None:

@@ -22,6 +22,7 @@ from carde_monai.errors import InputError
 from carde_monai.outbox import brief, http_status, refused
 from carde_monai.provenance import without_password
 from carde_monai.replacing import replace_text
+from carde_monai.tracking_database import create_database
 from carde_monai.tracking_journal import Journal
 
 logger = logging.getLogger("carde_monai")
@@ -48,10 +49,10 @@ def sqlite_file(tracking_uri: str) -> Path | None:
 
 
 def check_database(tracking_uri: str) -> None:
-    """Raise soon if an SQLite file cannot be opened: MLflow would try for more than a minute."""
+    """Make the SQLite file; raise soon if it cannot be opened, where MLflow would try for over a minute."""
     file = sqlite_file(tracking_uri)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        create_database(file)
         with contextlib.closing(sqlite3.connect(file, BUSY)) as database:
             database.execute("BEGIN IMMEDIATE")
 

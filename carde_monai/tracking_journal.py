@@ -175,9 +175,11 @@ class Journal:
     def release(self) -> None:
         """Leave it to whoever hands it over."""
         self._closed = True
-        self._lock.release()
-        with contextlib.suppress(OSError):
-            Path(self._lock.lock_file).unlink(missing_ok=True)
+        if self._lock.is_locked:
+            # while it is held: who opens it later locks another file, and who has opened it tries again
+            with contextlib.suppress(OSError):
+                Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
 
     def remove(self) -> None:
         """Delete it: the server has everything."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def signals_arrive() -> None:
+    """A shell without job control starts what follows ``&`` with Ctrl-C ignored, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The networks that tests convert, in processes that they start, too, stay out of the user's cache."""
     os.environ["TORCH_HOME"] = str(tmp_path_factory.mktemp("torch"))
@@ -64,3 +72,15 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = bundles.working_bundle(tmp_path_factory.mktemp("trained") / "bundle")
     bundles.run(bundle, ["train"], {"dataset_dir": str(dataset), **SMALL, **SHORT}, training=True)
     return bundle
+
+
+@pytest.fixture
+def experiment(request: pytest.FixtureRequest) -> str:
+    """An MLflow experiment of the test's own."""
+    return request.node.name.replace("[", "_").replace("]", "")
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> Path:
+    """Where a training tells its MLflow run."""
+    return tmp_path / "models" / "mlflow_run.json"

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import socket
+import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mlflow import MlflowClient
 from werkzeug.serving import WSGIRequestHandler, make_server
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A disk of 32 MB at ``folder``, or that folder itself where mounting is forbidden."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder]
+    mounted = bool(shutil.which("mount")) and subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        yield folder
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 class Quiet(WSGIRequestHandler):
@@ -24,10 +40,11 @@ class MLflowServer:
     """``mood`` is what happens to a request whose path contains ``about``, ``times`` times (None: always).
 
     "" (nothing), "500", "401", "hang" (until ``released``), "close" (not done, no answer), "lose" (done,
-    no answer).
+    no answer). Its database and its artifacts lie in ``folder``, a disk that can be full (`fill`).
     """
 
     def __init__(self, folder: Path) -> None:
+        self.ballast = folder / "ballast" if folder.is_mount() else None
         for name, value in {
             "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder}/mlflow.db",
             "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
@@ -55,6 +72,20 @@ class MLflowServer:
         self.mood, self.about, self.times = mood, about, times
         self.paths.clear()
         (self.released.clear if mood == "hang" else self.released.set)()
+
+    def fill(self, left: int = 0) -> None:
+        """Leave so many bytes of its disk."""
+        if self.ballast is None:
+            pytest.skip("no disk of its own may be mounted here")
+        with self.ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
+        with self.ballast.open("r+b") as file:
+            file.truncate(self.ballast.stat().st_size - left)
+
+    def make_room(self) -> None:
+        if self.ballast is not None:
+            self.ballast.unlink(missing_ok=True)
 
     def _serve(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"].split("/mlflow/")[-1]

@@ -30,7 +30,7 @@ from carde_monai.handlers.temperature import total_temperature
 from carde_monai.prepare import prepare
 
 Action = Callable[[Path], None]  # what is done in the folder of a run
-CHANGING = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d|carde-monai .*?(?=[\"<])")  # date and command
+CHANGING = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d|carde-monai .*?(?=[\"<])|-dirty")  # date, command, edits
 
 
 @pytest.fixture(scope="module")

@@ -40,16 +40,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
 
 
-@pytest.fixture
-def experiment(request: pytest.FixtureRequest) -> str:
-    return request.node.name.replace("[", "_").replace("]", "")
-
-
-@pytest.fixture
-def run_file(tmp_path: Path) -> Path:
-    return tmp_path / "models" / "mlflow_run.json"
-
-
 def make_evaluator(handlers: list[Any] | None = None) -> SupervisedEvaluator:
     """Its metric val_dice is the number of the epoch divided by 10."""
     network = torch.nn.Conv2d(1, 1, 1)

@@ -20,7 +20,7 @@ from engines import trainer
 from ignite.engine import Engine, Events
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow_server import MLflowServer
+from mlflow_server import MLflowServer, small_disk
 
 from carde_monai import outbox, tracking, tracking_delivery
 from carde_monai.errors import InputError
@@ -37,9 +37,10 @@ NOWHERE = "http://127.0.0.1:9"
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
     before = dict(os.environ)
-    server = MLflowServer(tmp_path_factory.mktemp("server"))
-    yield server
-    server.stop()
+    with small_disk(tmp_path_factory.mktemp("server")) as folder:
+        server = MLflowServer(folder)
+        yield server
+        server.stop()
     for name in set(os.environ) - set(before):
         del os.environ[name]
 
@@ -49,17 +50,8 @@ def server(real: MLflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[MLfl
     monkeypatch.setattr(outbox, "PAUSES", (0.02, 0.1))
     real.be("")
     yield real
+    real.make_room()
     real.be("")
-
-
-@pytest.fixture
-def experiment(request: pytest.FixtureRequest) -> str:
-    return request.node.name.replace("[", "_").replace("]", "")
-
-
-@pytest.fixture
-def run_file(tmp_path: Path) -> Path:
-    return tmp_path / "models" / "mlflow_run.json"
 
 
 def train(
@@ -117,7 +109,9 @@ def kept(run_file: Path) -> list[str]:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    """All but the server's own."""
+    told = [record for record in caplog.records if not record.name.startswith("mlflow.server")]
+    return [record.message for record in told if record.levelno >= logging.WARNING]
 
 
 def is_whole(server: MLflowServer, experiment: str, run_file: Path) -> Run:
@@ -263,7 +257,54 @@ def test_a_run_that_was_deleted_stays_so(server: MLflowServer, run_file: Path, e
     is_whole(server, experiment, run_file)
 
 
-# ---- databases ---------------------------------------------------------------------------------------
+# ---- disks and databases -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("through", ["address", "store"])
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_a_server_whose_disk_is_full(
+    through: str, epoch: int, server: MLflowServer, run_file: Path, experiment: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """The server answers 503 then, and 500 to an artifact; SQLite says it itself."""
+    address = {"address": server.address, "store": server.store}[through]
+    if epoch == 0:
+        server.fill()
+    train(address, run_file, experiment, lambda now: server.fill() if now == epoch else None)
+    (warning,) = warnings(caplog)
+    assert ("503" if through == "address" else "disk is full") in warning and "kept in" in warning
+    before = kept(run_file)
+    (failure,) = sync_tracking(run_file.parent)
+    assert failure.name.startswith(str(run_file.parent)) and "\n" not in failure.reason
+    assert kept(run_file) == before and len(before) == 2  # the record, and the model
+    assert len(runs(server, experiment)) == (1 if epoch else 0)
+    (run_file.parent / "model.pt").unlink()
+    server.make_room()
+    assert sync_tracking(run_file.parent) == []
+    is_whole(server, experiment, run_file)
+
+
+def test_a_disk_with_room_for_figures_but_not_for_the_model(
+    server: MLflowServer, run_file: Path, experiment: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write_weights(epoch: int) -> None:
+        if epoch == 3:
+            (run_file.parent / "model.pt").write_bytes(bytes(2_000_000))
+
+    server.fill(left=1_000_000)
+    train(server.address, run_file, experiment, write_weights)
+    assert len(warnings(caplog)) == 1
+    (run,) = runs(server, experiment)
+    assert losses(server, run) == [(1, 2.5), (2, 2.5), (3, 2.5)] and run.info.status == "RUNNING"
+    server.make_room()
+    assert sync_tracking(run_file.parent) == []
+    run = is_whole(server, experiment, run_file)
+    (size,) = {
+        file.file_size
+        for file in MlflowClient(server.address).list_artifacts(run.info.run_id)
+        if file.path == "model.pt"
+    }
+    assert size == 2_000_000
 
 
 def test_a_locked_database(
@@ -395,6 +436,38 @@ def test_a_run_that_is_left_open_for_later(
 
 
 # ---- the record itself -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["release", "remove"])
+def test_a_record_has_one_holder_even_while_it_is_released(
+    end: str, run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process takes it as soon as it can, and a third one tries after that."""
+    journal = Journal.create(run_file, None, tracking_uri=NOWHERE, experiment_name="x", start=1)
+    text = journal.path.read_bytes()
+    second, third = Journal.read(journal.path), Journal.read(journal.path)
+    held = []
+    unlock = journal._lock.release
+
+    def released() -> None:
+        unlock()
+        journal.path.write_bytes(text)  # that of another session, of the same name
+        held.append(second.take())
+
+    monkeypatch.setattr(journal._lock, "release", released)
+    getattr(journal, end)()
+    assert [*held, third.take()] == [True, False]
+    second.remove()
+    assert kept(run_file) == []
+
+
+def test_who_does_not_hold_a_record_does_not_unlock_it(run_file: Path) -> None:
+    journal = Journal.create(run_file, None, tracking_uri=NOWHERE, experiment_name="x", start=1)
+    second = Journal.read(journal.path)
+    assert not second.take()
+    second.release()
+    assert not Journal.read(journal.path).take()
+    journal.remove()
 
 
 def test_a_record_that_was_cut_off_anywhere(server: MLflowServer, run_file: Path, experiment: str) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import logging
 import os
 import secrets
 import signal
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ignite.engine import Engine
 
 from carde_monai import provenance, tracking
 from carde_monai.handlers.history import EpochFigures, scalars
+from carde_monai.signals import on_sigterm
 
 logger = logging.getLogger("carde_monai")
 
@@ -206,13 +206,8 @@ class Terminated(SystemExit):
         super().__init__(128 + signal.SIGTERM)
 
 
-@contextlib.contextmanager
-def sigterm_raises() -> Iterator[None]:
+def sigterm_raises() -> AbstractContextManager[None]:
     """Make an exception, `Terminated`, of SIGTERM where nobody else handles it."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
     here = os.getpid()
 
     def leave(*_: object) -> None:
@@ -220,11 +215,7 @@ def sigterm_raises() -> Iterator[None]:
             raise Terminated
         os._exit(128 + signal.SIGTERM)  # a loader's worker, which has been forked and is no training
 
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return on_sigterm(leave)
 
 
 def find_files(patterns: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
