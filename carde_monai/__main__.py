@@ -175,7 +175,8 @@ def evaluate(dataset: str, bundle: str = "bundle", overlay: str | None = None, *
     """Compare network and classical baseline with the labels of the test and hold-out micrographs.
 
     Writes metrics.csv (a row a micrograph), tiles.csv, summary.json, box_plot.png and overlays of the best
-    and the worst micrograph to --output_dir (BUNDLE/eval).
+    and the worst micrograph to --output_dir (BUNDLE/eval). Damaged micrographs are listed in failures.csv and
+    the others are scored.
     Example: carde-monai evaluate data --bundle mybundle --output_dir results
 
     Args:

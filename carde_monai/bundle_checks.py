@@ -14,12 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import numpy as np
 import torch
 from monai.bundle import ConfigParser
 
 from carde_monai.errors import InputError, user_mistake
+from carde_monai.nifti import damage
 from carde_monai.provenance import weight_files
 
 ROUTINE = {"bundle_root", "dataset_dir", "output_dir", "detectors", "pixel_size"}  # given in every run
@@ -195,12 +194,8 @@ def _damaged_image(parser: ConfigParser, error: BaseException) -> InputError | N
     """The image or label of a prepared data set that made a transform fail, which MONAI does not name."""
     if not any("applying transform" in str(one) for one in _chain(error)):
         return None
-    for path in sorted(Path(str(parser.get_parsed_content("dataset_dir"))).glob("*/*.nii.gz")):
-        try:
-            np.asarray(nibabel.Nifti1Image.from_filename(path).dataobj)
-        except Exception as damage:
-            return InputError(path, f"is damaged ({_brief(damage)})", "prepare the data set again")
-    return None
+    files = sorted(Path(str(parser.get_parsed_content("dataset_dir"))).glob("*/*.nii.gz"))
+    return next(filter(None, map(damage, files)), None)
 
 
 def _unwritten(parser: ConfigParser, error: BaseException) -> InputError | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 import nibabel
 
 from carde_monai.errors import InputError
+from carde_monai.provenance import file_digest
 
 AGAIN = "prepare the data set again"
 
@@ -46,11 +46,9 @@ def check_copies(datalist: Path, sections: Mapping[str, Iterable[Mapping[str, An
     for same in sizes.values():
         if len({side for side, *_ in same}) < 2:
             continue
-        seen: dict[bytes, tuple[str, str]] = {}
+        seen: dict[str, tuple[str, str]] = {}
         for side, name, path in same:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").digest()
-            other, first = seen.setdefault(content, (side, name))
+            other, first = seen.setdefault(file_digest(path), (side, name))
             if other != side:
                 wrong = f"{name} in {side} is a copy of {first} in {other}"
                 raise InputError(datalist, wrong, "remove one from the source and prepare again")

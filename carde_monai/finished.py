@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -14,27 +15,30 @@ import torch
 from monai.utils import ensure_tuple
 from torch import Tensor
 
-from carde_monai import __version__
-from carde_monai.handlers.segmentation import name_of_file
-from carde_monai.provenance import file_digest, weight_files
+from carde_monai.errors import InputError
+from carde_monai.provenance import file_digest, program, weight_files
+from carde_monai.reading import item_name
+from carde_monai.sem_files import RESULTS
 from carde_monai.stamps import Stamps, digests
 from carde_monai.tracking_facts import running_config
 
 logger = logging.getLogger("carde_monai")
 
+ENGINES = ("torch", "openvino", "monai")
+
 # Settings that do not change masks and probabilities: where things lie, how they are loaded and measured.
 FREE = {"imports", "bundle_root", "dataset_dir", "output_dir", "data_root_dir", "weights", "overwrite"}
 FREE |= {"split_touching", "min_area", "large", "saltykov", "group_by", "scan", "failures", "warnings"}
 FREE |= {"dataset", "dataloader", "finished", "todo", "stored", "writer", "measurement", "progress"}
-FREE |= {"handlers", "initialize", "run", "finalize", "device", "backend", "quiet"}
+FREE |= {"passing_over", "handlers", "initialize", "run", "finalize", "device", "backend", "quiet"}
 
 
 class FinishedMicrographs:
     """Parts the items of a segmentation into ``done``, finished by an earlier run, and ``todo``.
 
     Done is what was made from the same bytes of the micrograph's files and of all weights, with the same
-    settings of the bundle being built, by the same version of this program, if its files are as they were
-    written. An item that is done has the file of its probability under ``pred``.
+    settings of the bundle being built, by the same code and engines, if its files are as they were written.
+    An item that is done has the file of its probability under ``pred``.
 
     Args:
         items: mappings with ``image`` (a path or several) and, unless it is called like the first, ``name``.
@@ -57,16 +61,18 @@ class FinishedMicrographs:
         settings = {name: value for name, value in running_config().items() if name not in FREE}
         text = json.dumps([settings, dict(resolved or {})], sort_keys=True, default=str)
         self._common = {
-            "program": __version__,
+            "program": program(*ENGINES),
             "weights": [file_digest(file) for file in weight_files(weights)],
             "settings": hashlib.sha256(text.encode()).hexdigest(),
         }
-        self._sources = {_name(item): [Path(path) for path in ensure_tuple(item["image"])] for item in items}
+        self._sources = {
+            item_name(item): [Path(path) for path in ensure_tuple(item["image"])] for item in items
+        }
         self._states = {name: _states(files) for name, files in self._sources.items()}
         self.done: list[dict[str, Any]] = []
         self.todo: list[dict[str, Any]] = []
         for item in items:
-            name = _name(item)
+            name = item_name(item)
             if not overwrite and self._is_done(name):
                 probability = str(self.output_dir / f"{name}_probability.tif")
                 self.done.append({**item, "pred": probability})
@@ -96,16 +102,22 @@ class FinishedMicrographs:
         if name in self._sources and self._states[name] == _states(self._sources[name]):
             self._stamps.write(name, self._made_from(name), files, {})
 
+    def discard(self, name: str) -> None:
+        """Remove what an earlier run has written of a micrograph that this one could not segment."""
+        kinds = [f"{kind}{suffix}" for kind in ("_mask", *RESULTS) for suffix in (".png", ".tif")]
+        for file in (*(self.output_dir / f"{name}{kind}" for kind in kinds), self._stamps.path(name)):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
 
 def _states(files: Sequence[Path]) -> list[tuple[int, int]]:
     """Size and time of each file that there is."""
     return [(one.st_size, one.st_mtime_ns) for one in (file.stat() for file in files if file.is_file())]
 
 
-def _name(item: Mapping[str, Any]) -> str:
-    return str(item.get("name") or name_of_file(str(ensure_tuple(item["image"])[0])))
-
-
 def read_probability(path: str) -> Tensor:
-    """The (1, H, W) probability that `report.write_segmentation` wrote."""
-    return torch.from_numpy(tifffile.imread(path))[None]
+    """The (1, H, W) probability that `report.write_segmentation` wrote; InputError if it is damaged."""
+    try:
+        return torch.from_numpy(tifffile.imread(path))[None]
+    except Exception as error:  # decoders raise whatever a broken file makes them stumble over
+        raise InputError(path, f"cannot be read ({error})", "the same command again makes it anew") from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,12 @@ from carde_monai.errors import Failure, InputError
 from carde_monai.sem import Scan
 from carde_monai.sem_pixels import check_size
 
+logger = logging.getLogger("carde_monai")
+
 Array = npt.NDArray[Any]
 
 CHUNK = 1 << 20
+SUFFIX = (".nii", ".nii.gz")
 
 
 def read_nifti(path: Path) -> tuple[Array, float | None]:
@@ -62,29 +67,64 @@ def scan(dataset_dir: str | Path) -> Scan:
     found = Scan()
     check_replaced(Path(dataset_dir))
     for path in sorted(Path(dataset_dir, "images").glob("*.nii.gz")):
-        try:
-            _check_image(path)
+        if wrong := damage(path, image=True):
+            found.failures.append(Failure(path.name.removesuffix(".nii.gz"), str(wrong)))
+        else:
             found.items.append({"image": str(path)})
-        except Exception as error:  # decoders raise whatever a broken file makes them stumble over
-            if not isinstance(error, InputError):
-                said = f"is damaged ({str(error).partition(chr(10))[0][:200]})"
-                error = InputError(path, said, "prepare the data set again")
-            found.failures.append(Failure(path.name.removesuffix(".nii.gz"), str(error)))
-    if not found.items:
-        first = f" ({found.failures[0].reason})" if found.failures else ""
-        raise InputError(dataset_dir, f"holds no usable micrograph{first}", "prepare it again")
+    _check_any(found, dataset_dir)
     return found
 
 
-def _check_image(path: Path) -> None:
-    """Raise whatever is wrong with an image as `prepare` writes it: (H, W, 1, 1, 2), packed."""
+def whole(items: Iterable[Mapping[str, str]], dataset_dir: str | Path) -> Scan:
+    """Those of the items of `datalist.load` whose image and label are whole, and the others as failures.
+
+    A warning tells how many there are. Raises InputError if no item is whole.
+    """
+    found = Scan()
+    for item in items:
+        if wrong := damage(Path(item["image"]), image=True) or damage(Path(item["label"])):
+            found.failures.append(Failure(item["name"], str(wrong)))
+        else:
+            found.items.append(dict(item))
+    _check_any(found, dataset_dir)
+    if found.failures:
+        count = len(found.items)
+        those = "this one" if count == 1 else f"these {count}"
+        text = "%s: %d of %d micrographs can be read; all figures are of %s"
+        logger.warning(text, dataset_dir, count, count + len(found.failures), those)
+    return found
+
+
+def _check_any(found: Scan, dataset_dir: str | Path) -> None:
+    if not found.items:
+        first = f" ({found.failures[0].reason})" if found.failures else ""
+        raise InputError(dataset_dir, f"holds no usable micrograph{first}", "prepare it again")
+
+
+def damage(path: Path, image: bool = False) -> InputError | None:
+    """What is wrong with a file of NIfTI that cannot be read to its end; None if nothing.
+
+    With ``image`` it should have the shape in which `prepare` writes images, (H, W, 1, 1, 2).
+    """
+    try:
+        _check_whole(path, image)
+    except InputError as error:
+        return error
+    except Exception as error:  # decoders raise whatever a broken file makes them stumble over
+        said = f"is damaged ({str(error).partition(chr(10))[0][:200]})"
+        return InputError(path, said, "prepare the data set again")
+    return None
+
+
+def _check_whole(path: Path, is_image: bool) -> None:
     image = nib.load(path)
     shape = image.shape
-    if len(shape) != 5 or shape[2:] != (1, 1, 2):
+    if is_image and (len(shape) != 5 or shape[2:] != (1, 1, 2)):
         raise InputError(path, f"has the shape {shape}, not (H, W, 1, 1, 2)", "prepare the data set again")
-    check_size(path, (shape[0], shape[1]), 2 * image.get_data_dtype().itemsize)
-    start = image.header.get_data_offset()
-    if _check_packed(path) < start + math.prod(shape) * image.get_data_dtype().itemsize:
+    bytes_each = image.get_data_dtype().itemsize
+    check_size(path, (shape[0], math.prod(shape[1:2])), math.prod(shape[2:]) * bytes_each)
+    size = _check_packed(path) or path.stat().st_size
+    if size < image.header.get_data_offset() + math.prod(shape) * bytes_each:
         raise EOFError("it is cut off")
 
 

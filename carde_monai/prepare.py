@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from carde_monai import __version__, datalist
+from carde_monai import datalist
 from carde_monai.draft import Draft
 from carde_monai.errors import Failure, InputError, write_failures
 from carde_monai.labels import LabelRule, read_label
 from carde_monai.locking import claimed
 from carde_monai.pixel_sizes import PixelSizes
+from carde_monai.provenance import program
 from carde_monai.quick_look import quick_look
 from carde_monai.sem import check_contrast, pixel_affine, read_micrograph
 from carde_monai.sources import Found, find_all
@@ -180,7 +181,7 @@ def _prepare_all(
 def _prepare_one(one: Found, draft: Draft, pixel_size: float | None, seen: dict[str, str]) -> Prepared:
     """Convert a micrograph unless it is finished; ``seen`` are the labelled ones by their pixels."""
     made_from = {
-        "program": __version__,
+        "program": program(),
         "sources": digests(map(Path, one.micrograph.paths)),
         "label": one.label and digests([one.label]),
         "rule": repr(one.rule),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -12,6 +13,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from carde_monai import __version__
 
 PACKAGES = (
     "carde_monai",
@@ -46,6 +49,24 @@ def git_commit(file: Path) -> str:
         return subprocess.run(describe, capture_output=True, check=True, timeout=5, text=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def program(*packages: str) -> dict[str, str]:
+    """What makes a result besides input and settings: version and code of this package, other versions."""
+    found = {"carde_monai": __version__, "code": code_digest()}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+@functools.cache
+def code_digest() -> str:
+    """SHA-256 of this package's modules: it knows local changes, which a commit does not."""
+    package, digest = Path(__file__).parent, hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package)}\n{file_digest(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def without_password(text: str) -> str:

@@ -34,7 +34,14 @@ from carde_monai.pictures import (
 from carde_monai.replacing import all_or_none, replace_file
 from carde_monai.tiff import write_tiff
 
-__all__ = ["box_plot", "error_picture", "reliability_diagram", "training_curve", "write_segmentation"]
+__all__ = [
+    "box_plot",
+    "check_numbers",
+    "error_picture",
+    "reliability_diagram",
+    "training_curve",
+    "write_segmentation",
+]
 
 Points = Sequence[Mapping[str, Any]]
 
@@ -59,8 +66,7 @@ def write_segmentation(
     probability = np.asarray(probability, dtype=np.float32)
     if image.shape[1:] != probability.shape:
         raise InputError(name, f"image {image.shape[1:]} and probability {probability.shape} differ in size")
-    if not np.isfinite((probability.min(), probability.max())).all():  # without a copy: NaN is both
-        raise InputError(name, "the network's output is not a number", "check the checkpoint and the image")
+    check_numbers(name, probability)
     dest = Path(dest)
     mask = probability > 0.5
     with all_or_none(dest) as folder:
@@ -88,6 +94,12 @@ def write_segmentation(
         for task in tasks:
             task.result()
     return [dest / file.name for file in files]
+
+
+def check_numbers(name: str, probability: Array) -> None:
+    """Raise InputError if there is a pixel in which the probability of a micrograph is no number."""
+    if not np.isfinite((probability.min(), probability.max())).all():  # without a copy: NaN is both
+        raise InputError(name, "the network's output is not a number", "check the checkpoint and the image")
 
 
 def reliability_diagram(

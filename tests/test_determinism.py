@@ -14,11 +14,15 @@ from conftest import SMALL
 from carde_monai import bundles
 
 
-def test_calibrating_twice_gives_the_same_temperature_and_weights(trained, dataset, tmp_path) -> None:
+@pytest.mark.parametrize("workers", [(0, 0), (0, 2)])
+def test_calibrating_twice_gives_the_same_temperature_and_weights(
+    workers: tuple[int, int], trained: Path, dataset: Path, tmp_path: Path
+) -> None:
     found = []
-    for name in ("one", "two"):
+    for name, number in zip(("one", "two"), workers, strict=True):
         bundle = Path(shutil.copytree(trained, tmp_path / name))
         settings = {**SMALL, "dataset_dir": str(dataset), "tracking_uri": None}
+        settings["validate#dataloader#num_workers"] = number
         bundles.run(bundle, ["train", "calibrate"], settings, training=True)
         record = json.loads((bundle / "models" / "calibration.json").read_text())
         found.append((record, torch.load(bundle / "models" / "model.pt", weights_only=True)))

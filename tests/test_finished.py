@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from carde_monai import bundles, datalist, draft, finished, nifti
+from carde_monai import bundles, datalist, draft, finished, nifti, provenance
 from carde_monai import prepare as preparing
 from carde_monai.errors import InputError
 from carde_monai.prepare import prepare
@@ -74,8 +74,12 @@ def test_segment_does_again_what_has_changed_and_nothing_else(segment, source, t
     state["final_conv.bias"] += 0.1
     torch.save(state, weights)
     assert segment(**{"window#overlap": 0.3}) == both
-    monkeypatch.setattr(finished, "__version__", "next")
+    monkeypatch.setattr(provenance, "code_digest", lambda: "other code of this version")
     assert segment(**{"window#overlap": 0.3}) == both
+    monkeypatch.setattr(provenance, "version", {"torch": "3.0", "openvino": "1", "monai": "1"}.get)
+    assert segment(**{"window#overlap": 0.3}) == both
+    assert segment(**{"window#overlap": 0.3}) == []
+    assert segment(**{"window#overlap": 0.3, "engine": "torch"}) == both
 
 
 def test_a_micrograph_that_changes_meanwhile_is_not_finished(segment, source, monkeypatch) -> None:
@@ -130,7 +134,7 @@ def test_prepare_does_again_what_has_changed_and_nothing_else(
     assert again() == ["jfl_005"]
     assert again(pixel_size=0.01) == every
     assert again(pixel_size=0.01, overwrite=True) == every
-    monkeypatch.setattr(preparing, "__version__", "next")
+    monkeypatch.setattr(provenance, "code_digest", lambda: "other code of this version")
     assert again(pixel_size=0.01) == every
     (source / "jfl_007.tif").unlink()
     (source / "jfl_008.tif").unlink()

@@ -17,6 +17,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import pandas as pd
 import pytest
 import torch
@@ -212,6 +213,36 @@ def test_a_training_that_cannot_be_resumed_is_told_in_one_line(train, whole, tmp
         train(resume=True)
 
 
+def test_a_training_goes_on_with_its_own_data_only(train, dataset, tmp_path) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    train(max_epochs=1)
+    listed = json.loads((copy / "datalist.json").read_text())
+    listed["unlabelled"], listed["test"] = listed["test"], []  # which no training looks at
+    (copy / "datalist.json").write_text(json.dumps(listed))
+    moved = {"dataset_dir": str(copy), "resume": True, "max_epochs": 1}
+    train(**moved)
+    first, second, third = (one["name"] for one in listed["training"])
+    (validated,) = (one["name"] for one in listed["validation"])
+
+    def refused(change: Callable[[dict[str, Any]], object], said: str) -> None:
+        changed = json.loads(json.dumps(listed))
+        change(changed)
+        (copy / "datalist.json").write_text(json.dumps(changed))
+        with refusal(rf"last\.pt: this training began with other data \({said}\); train anew, without --res"):
+            train(**moved)
+
+    def exchange(parts: dict[str, Any]) -> None:
+        parts["training"][0], parts["validation"][0] = parts["validation"][0], parts["training"][0]
+
+    refused(lambda parts: parts["training"].pop(), f"{third} was in training")
+    refused(exchange, rf"({first} was|{validated} was not) in training")
+    refused(lambda parts: parts["training"].reverse(), "the training micrographs were in another order")
+    label = copy / listed["training"][1]["label"]
+    pixels = nib.load(label)
+    nib.save(nib.Nifti1Image(1 - pixels.get_fdata().astype("uint8"), pixels.affine, pixels.header), label)
+    refused(lambda parts: None, f"image or label of {second} in training were others")
+
+
 def test_a_new_training_forgets_the_old_one(train) -> None:
     bundle = train(max_epochs=1)
     (bundle / "models" / "calibration.json").write_text("{}")
@@ -228,7 +259,8 @@ def test_a_training_that_diverges_keeps_the_last_good_weights(train, tmp_path) -
         train("good", stop=10)
     store = f"sqlite:///{tmp_path}/mlflow.db"
     # the batch has two micrographs
-    with refusal(r"^epoch 4, iteration 11 \(jfl_\d+, jfl_\d+\): the loss is nan; the last good weights"):
+    file = r"images/jfl_\d+\.nii\.gz"
+    with refusal(rf"^epoch 4, iteration 11 \({file}, {file}\): the loss is nan; the last good weights"):
         train("bad", stop=11, act=spoil, tracking_uri=store)
     for file in ("model.pt", "last.pt"):  # what epoch 3 left
         good, bad = (numbers(tmp_path / name / "models" / file) for name in ("good", "bad"))

@@ -137,8 +137,13 @@ def test_the_files_of_a_batch() -> None:
     image = MetaTensor(
         torch.zeros(3, 1, 2, 2), meta={"filename_or_obj": ["a.nii.gz", "a.nii.gz", "b.nii.gz"]}
     )
-    assert batch_files({"image": image}) == "a.nii.gz, b.nii.gz"
+    assert batch_files({"image": image}) == ["a.nii.gz", "b.nii.gz"]
     items = [{"image": MetaTensor(torch.zeros(1), meta={"filename_or_obj": name})} for name in "cdc"]
-    assert batch_files(items) == "c, d"
-    assert batch_files({"image": torch.zeros(2), "name": ["e", "f"]}) == "e, f"
-    assert batch_files([{"image": torch.zeros(1), "name": "g"}]) == "g"
+    assert batch_files(items) == ["c", "d"]
+    assert batch_files({"image": torch.zeros(2), "name": ["e", "f"]}) == ["e", "f"]
+    assert batch_files([{"image": torch.zeros(1), "name": "g"}]) == ["g"]
+    files = {"e": "/data/images/e.nii.gz", "f": "f.nii.gz"}
+    assert batch_files({"image": torch.zeros(2), "name": ["e", "f"]}, files, "/data") == [
+        "images/e.nii.gz",
+        "f.nii.gz",
+    ]

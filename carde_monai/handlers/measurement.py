@@ -46,7 +46,7 @@ class ParticleMeasurement:
         told: what the report tells besides: ``title``, ``facts`` (a mapping), ``warnings`` and ``failures``
             (lists of lists, read at the end).
         stored: further items, from an earlier run, measured at the end; in them are both the image's and the
-            network's keys.
+            network's keys. One that cannot be read is its Failure (`carde_monai.reading.Readable`).
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ParticleMeasurement:
         root: str | Path | None = None,
         group_by: str | None = None,
         told: Mapping[str, Any] | None = None,
-        stored: Sequence[Mapping[str, Any]] = (),
+        stored: Sequence[Mapping[str, Any] | Failure] = (),
     ) -> None:
         self.output_dir, self.mask = Path(output_dir), mask
         self.settings = Settings(**(settings or {}))
@@ -123,7 +123,10 @@ class ParticleMeasurement:
         mine = range(idist.get_rank(), len(self.stored), idist.get_world_size())
         for index in tqdm(mine, desc="measure", unit="micrograph", disable=not mine or mine.start > 0):
             item = self.stored[index]
-            self._measure(item, item)
+            if isinstance(item, Failure):
+                self.failures.append(item)
+            else:
+                self._measure(item, item)
 
     def _complete(self, engine: Engine) -> None:
         self._measure_stored()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ignite.handlers import Checkpoint
 from carde_monai.errors import InputError
 from carde_monai.handlers.saving import Replace
 from carde_monai.tracking import flatten_config, running_config
+from carde_monai.tracking_facts import content_mark
 
 logger = logging.getLogger("carde_monai")
 
@@ -24,18 +25,22 @@ FREE |= {"device", "num_workers", "quiet", "resume", "max_epochs", "early_stop_p
 FREE |= {"experiment_name", "run_name", "run_tags", "run_artifacts", "backend"}
 
 
-def read_state(path: str | Path) -> dict[str, Any]:
-    """What `LastState` wrote of a training that has the settings of the bundle being built.
+Data = Mapping[str, Mapping[str, str]]
+
+
+def read_state(path: str | Path, data: Data) -> dict[str, Any]:
+    """What `LastState` wrote of a training that has the settings of the bundle being built, and this data.
 
     Raises:
-        InputError: there is no such file, it cannot be read, or it is of a training with other settings.
+        InputError: there is no such file, it cannot be read, or it is of a training with other settings or
+            other data (`data_marks`).
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "there is no training to resume", "train without --resume")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        settings = state["training"]["settings"]
+        settings, former = state["training"]["settings"], state["training"]["data"]
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         wrong = f"cannot be read as the state of a training ({type(error).__name__})"
         raise InputError(path, wrong, "train anew, without --resume") from error
@@ -46,7 +51,38 @@ def read_state(path: str | Path) -> dict[str, Any]:
         told = ", ".join(other[:3]) + (", …" if len(other) > 3 else "")
         remedy = "give the options and overlays of that training again, or train anew, without --resume"
         raise InputError(path, f"this training began with other settings ({told})", remedy)
+    if told := _difference(former, data):
+        remedy = "train anew, without --resume, or restore the data set"
+        raise InputError(path, f"this training began with other data ({told})", remedy)
     return state
+
+
+def data_marks(**sections: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """What tells the content of image and label of each micrograph, by section and name, in their order.
+
+    Where the files lie does not count, nor do micrographs of other sections, nor how a file is compressed.
+    """
+    return {section: {str(one["name"]): _mark(one) for one in items} for section, items in sections.items()}
+
+
+def _mark(item: Mapping[str, Any]) -> str:
+    try:
+        return " ".join(content_mark(Path(item[key])).hex() for key in ("image", "label"))
+    except OSError:
+        return ""  # whoever reads the file tells what is wrong with it
+
+
+def _difference(former: Data, data: Data) -> str:
+    """How two `data_marks` differ, by the first section and micrograph; nothing if they do not."""
+    for section, now in data.items():
+        then = former.get(section, {})
+        if others := sorted(then.keys() ^ now.keys()):
+            return f"{others[0]} was {'not ' if others[0] in now else ''}in {section}"
+        if changed := [name for name in now if now[name] != then[name]]:
+            return f"image or label of {changed[0]} in {section} were others"
+        if list(now) != list(then):
+            return f"the {section} micrographs were in another order"
+    return ""
 
 
 def _settings() -> dict[str, str]:
@@ -62,6 +98,7 @@ class LastState:
         objects: what changes in a training and has ``state_dict`` and ``load_state_dict``, by name. The
             random state is not among it, for `carde_monai.handlers.seeding.Reseed` derives it.
         evaluator: whose best metric and its epoch are kept, too.
+        data: `data_marks` of what it learns from.
         saved: what `read_state` read, to go on from there; None for a new training.
     """
 
@@ -70,12 +107,13 @@ class LastState:
         path: str | Path,
         objects: Mapping[str, Any],
         evaluator: Engine,
+        data: Data,
         saved: dict[str, Any] | None = None,
     ) -> None:
         self.path, self.objects, self.saved = Path(path), dict(objects), saved
         self.evaluator: Any = evaluator
         self.trainer: Any = None
-        self._settings = _settings()
+        self._settings, self._data = _settings(), {name: dict(one) for name, one in data.items()}
         self._epoch = None if saved is None else int(saved["training"]["epoch"])  # of what ``path`` holds
         self._checkpoint = Checkpoint(
             {**self.objects, "training": self},
@@ -143,12 +181,13 @@ class LastState:
         logger.info("going on after epoch %d of %d", trainer.state.epoch, trainer.state.max_epochs)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the training is, whether it has ended early, its settings and its best metric."""
+        """How far the training is, whether it has ended early, its settings, data and best metric."""
         trainer, best = self.trainer.state, self.evaluator.state
         return {
             "epoch": trainer.epoch,
             "stopped": bool(self.trainer.should_terminate),
             "settings": self._settings,
+            "data": self._data,
             "best_metric": float(best.best_metric),
             "best_metric_epoch": best.best_metric_epoch,
         }
