@@ -16,6 +16,7 @@ from carde_monai.bundles import working_bundle
 from carde_monai.calibration import fold_temperature
 from carde_monai.carde_unet import CardeUNet
 from carde_monai.errors import InputError
+from carde_monai.locking import claimed
 from carde_monai.provenance import file_digest
 from carde_monai.replacing import replace_file, replace_text
 
@@ -38,7 +39,8 @@ def import_carde(checkpoint: str | Path, bundle: str | Path, temperature: float 
 
     Raises:
         InputError: the checkpoint cannot be read, holds program code (which is not run), other objects than
-            tensors and plain Python values, or another network; the temperature is not positive.
+            tensors and plain Python values, or another network; the temperature is not positive; another run
+            writes weights there.
     """
     checkpoint = Path(checkpoint)
     network = CardeUNet.from_state_dict(_network_weights(checkpoint), checkpoint)
@@ -49,14 +51,12 @@ def import_carde(checkpoint: str | Path, bundle: str | Path, temperature: float 
     elif isinstance(temperature, bool | str) or not 0 < temperature < math.inf:
         raise InputError(f"--temperature {temperature}", "is no positive number", f"carde's is {TEMPERATURE}")
     target = working_bundle(bundle) / "models" / "carde.pt"
-    target.parent.mkdir(exist_ok=True)
     folded = {"model": fold_temperature(state, temperature, OUTPUT_LAYER)}
-    replace_file(target, lambda path: torch.save(folded, path))
     record = {
         "source": checkpoint.name,
         "source_sha256": file_digest(checkpoint),
         "checkpoint": target.name,
-        "checkpoint_sha256": file_digest(target),
+        "checkpoint_sha256": "",
         "levels": network.levels,
         "features": network.features,
         "outputs": outputs,
@@ -64,8 +64,10 @@ def import_carde(checkpoint: str | Path, bundle: str | Path, temperature: float 
         "temperature": float(temperature),
         "total_temperature": float(temperature),
     }
-    text = json.dumps(record, indent=2) + "\n"
-    replace_text(target.with_suffix(".json"), text)
+    with claimed(target.parent):
+        replace_file(target, lambda path: torch.save(folded, path))
+        record["checkpoint_sha256"] = file_digest(target)
+        replace_text(target.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     logger.info("%s: %s", target, _described(network, outputs, temperature))
     return target
 

@@ -5,6 +5,7 @@ A is the reference (an annotation, an earlier state), B is judged: differences a
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,12 +17,13 @@ import pandas as pd
 
 from carde_monai.compare_report import table, write
 from carde_monai.errors import Failure, InputError
+from carde_monai.locking import claimed
 from carde_monai.matching import Match, match_objects
 from carde_monai.particles import label_particles, measure_particles
 from carde_monai.result_files import measured_large, read_labels, read_sample, split_source
 from carde_monai.stereology import measure_field
 from carde_monai.summary import check_large
-from carde_monai.two_samples import common_micrographs, difference, pair_difference, pair_up
+from carde_monai.two_samples import Pair, common_micrographs, difference, pair_difference, pair_up
 
 __all__ = ["agreement", "compare", "difference", "match_micrographs", "read_sample", "table"]
 
@@ -51,11 +53,21 @@ def compare(
     objects.csv and comparison.png and .svg are written there.
 
     Raises:
-        InputError: ``large_um`` is no size, a folder or table is missing or damaged, the units differ, or
-            there is nothing to pair or to match that was asked for.
+        InputError: ``large_um`` is no size, a folder or table is missing or damaged, the units differ,
+            there is nothing to pair or to match that was asked for, or another run writes to ``dest``.
     """
     if large_um is not None:
         check_large(large_um)
+    with claimed(Path(dest)) if dest is not None else contextlib.nullcontext():
+        result, failures, pair = _compared(a, b, match, paired, large_um, seed)
+        if dest is not None:
+            write(result, pair.a.pooled, pair.b.pooled, Path(dest))
+    return result, failures
+
+
+def _compared(
+    a: str | Path, b: str | Path, match: bool | None, paired: bool | None, large_um: float | None, seed: int
+) -> tuple[dict[str, Any], list[Failure], Pair]:
     first, second = read_sample(a), read_sample(b)
     if first.unit != second.unit:
         unknown, known = (a, b) if first.unit == "px" else (b, a)
@@ -79,9 +91,7 @@ def compare(
             wrong = f"holds no <micrograph>_labels.tif that {a} holds, too{reason}"
             raise InputError(b, wrong, "compare without --match")
     result["failures"] = [asdict(failure) for failure in failures]
-    if dest is not None:
-        write(result, pair.a.pooled, pair.b.pooled, Path(dest))
-    return result, failures
+    return result, failures, pair
 
 
 def match_micrographs(

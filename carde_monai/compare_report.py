@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from carde_monai.pictures import BLUE, ORANGE, VERMILLION, rgb
 from carde_monai.pooling import Pooled
-from carde_monai.replacing import all_or_none, remove_leftovers
+from carde_monai.replacing import all_or_none
 from carde_monai.size_test import cumulative
 
 Result = Mapping[str, Any]
@@ -118,7 +118,6 @@ def write(result: Result, a: Pooled, b: Pooled, dest: Path) -> list[Path]:
     ``a`` and ``b`` are what the samples have ``pooled``. An ``objects.csv`` of an earlier run is removed.
     Raises OSError where the disk refuses.
     """
-    remove_leftovers(dest)
     with all_or_none(dest) as folder:
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")

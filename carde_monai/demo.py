@@ -12,6 +12,7 @@ from typing import Any
 
 from carde_monai import bundles
 from carde_monai.errors import InputError
+from carde_monai.locking import LOCK, claimed
 from carde_monai.prepare import prepare
 from carde_monai.synthetic import synthesize
 
@@ -34,18 +35,23 @@ def demo(dest: Path) -> None:
     """Synthesize, prepare, train, calibrate, evaluate, segment, measure, print a table: all below ``dest``.
 
     Raises:
-        InputError: ``dest`` is a file, or a folder with something else in it.
+        InputError: ``dest`` is a file, or a folder with something else in it, or another run writes there.
     """
+    mark = dest / ".carde-monai-demo"  # only what a demo has made is ever deleted
+    others = dest.is_dir() and any(path.name != LOCK for path in dest.iterdir())
+    if dest.is_file() or (others and not mark.is_file()):
+        raise InputError(dest, "is not a folder of an earlier demo", "name a new folder")
+    with claimed(dest):  # the steps claim their own folders, all below it
+        mark.touch()
+        for stale in ("raw", "data", "bundle", "segmented"):
+            shutil.rmtree(dest / stale, ignore_errors=True)
+        _do_all(dest)
+
+
+def _do_all(dest: Path) -> None:
     raw, data, bundle, results, segmented = (
         dest / name for name in ("raw", "data", "bundle", "results", "segmented")
     )
-    mark = dest / ".carde-monai-demo"  # only what a demo has made is ever deleted
-    if dest.is_file() or (dest.is_dir() and any(dest.iterdir()) and not mark.is_file()):
-        raise InputError(dest, "is not a folder of an earlier demo", "name a new folder")
-    dest.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-    for stale in (raw, data, bundle, segmented):
-        shutil.rmtree(stale, ignore_errors=True)
     start = time.monotonic()
     common = {"dataset_dir": str(data), "output_dir": str(results)}
 

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from carde_monai.errors import INTERRUPTED, WRONG_USAGE, InputError
+from carde_monai.replacing import replace_file
 from carde_monai.transfer import TIMEOUT, Interrupted, check_address, fetch, open_url
 from carde_monai.unpacking import Rule, unpack
 
@@ -141,7 +142,7 @@ def arrays_to_pictures(folder: Path) -> None:
             raise InputError(
                 path, f"holds {array.dtype} {array.shape}, no class indices", "see the publisher's page"
             )
-        Image.fromarray(indices).save(path.with_suffix(".png"))
+        replace_file(path.with_suffix(".png"), Image.fromarray(indices).save)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from carde_monai.figure_panels import cumulative, fields, histogram, rose, spacing
 from carde_monai.figure_series import STYLES, Series, printable
+from carde_monai.pictures import rgb
 from carde_monai.summary import Sample
 
 COLUMN_WIDTH, HEIGHT = 88 / 25.4, 64 / 25.4  # inches: one column of a journal
@@ -92,8 +93,7 @@ def _write(
 ) -> FigureFile:
     shown = []
     for (sample, summary), (colour, line, marker) in zip(pairs, STYLES, strict=False):
-        rgb = tuple(part / 255 for part in colour)
-        shown.append(Series(sample, summary, printable(sample.name), rgb, line, marker))
+        shown.append(Series(sample, summary, printable(sample.name), rgb(colour), line, marker))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(COLUMN_WIDTH, HEIGHT), dpi=300, layout="constrained")
         caption = draw(figure, shown, unit)

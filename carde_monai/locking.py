@@ -11,11 +11,11 @@ from pathlib import Path
 from filelock import FileLock, SoftFileLock, Timeout
 
 from carde_monai.errors import InputError
-from carde_monai.replacing import remove_leftovers
+from carde_monai.replacing import LOCK, remove_leftovers
+
+__all__ = ["LOCK", "claimed"]
 
 logger = logging.getLogger("carde_monai")
-
-LOCK = ".carde-monai.lock"
 
 
 @contextlib.contextmanager

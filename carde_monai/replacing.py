@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+LOCK = ".carde-monai.lock"  # in a folder that a run writes into
 PART = ".part_"  # begins the names of what is being written
 DEPTHS = ("", "*/", "*/*/")  # of the folders that a run writes into, below its own
 
@@ -51,8 +52,14 @@ def move_files(folder: Path, dest: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed run was writing in a folder; only while no other run writes there."""
+    """Remove what a killed run was writing in a folder; only while no other run writes there.
+
+    Folders below that have a lock of their own are left to whoever claims them.
+    """
     for left in [path for depth in DEPTHS for path in folder.glob(f"{depth}{PART}*")]:
+        between = left.relative_to(folder).parents
+        if any((folder / parent / LOCK).exists() for parent in between if parent.parts):
+            continue
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:

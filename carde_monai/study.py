@@ -16,7 +16,9 @@ import pandas as pd
 
 from carde_monai import bundles, datalist
 from carde_monai.errors import Failure, InputError
+from carde_monai.locking import claimed
 from carde_monai.prepare import prepare
+from carde_monai.replacing import replace_file
 from carde_monai.study_figures import draw
 from carde_monai.study_lists import annotated, write_curve
 from carde_monai.study_protocols import Size, honest, paper
@@ -85,7 +87,7 @@ def study(
         overrides: settings of train.json and mean_variance.json, of all trainings.
 
     Raises:
-        InputError: an argument or the data set cannot be used.
+        InputError: an argument or the data set cannot be used, or another run writes to ``out``.
     """
     out = Path(out)
     tile = tile if tile is not None else QUICK_TILE if quick else TILE
@@ -97,21 +99,23 @@ def study(
     parts = None if folds == "loo" else folds
     _check_numbers(tile=(tile, 16), folds=(parts, 3), seeds=(seeds, 1), trials=(trials, 0))
     bench.check()
-    prepared = _prepared(bench, Path(data), pixel_size)
-    pool, holdout = annotated(prepared)
-    size = _size(quick, len(pool) if folds == "loo" else folds, seeds)
-    facts = {"data": str(data), "annotated micrographs": str(len(pool)), "hold-out": str(len(holdout))}
-    facts |= {"tile": f"{tile} px", "folds": str(size.folds), "digest of the data": datalist.digest(prepared)}
-    result = Study(facts, remarks=[QUICK_REMARK] if quick else [], failures=_failures(out))
-    pixel_sizes = _pixel_sizes(prepared)
-    for name in [protocol] if protocol else PROTOCOLS:
-        found = PROTOCOLS[name](bench, prepared, size)
-        result.findings.append(found)
-        result.figures += draw(found, prepared, out / "figures", tile, pixel_sizes)
-    _search(bench, result, prepared, Path(tuning) if tuning else None, trials, quick)
-    files = write(result, out)
-    record(result, files, bench)
-    print(f"\n{files[0].read_text(encoding='utf-8')}\nWritten to {out}: study.md, results.csv, figures")
+    with claimed(out):  # the steps claim their own folders, all below it
+        prepared = _prepared(bench, Path(data), pixel_size)
+        pool, holdout = annotated(prepared)
+        size = _size(quick, len(pool) if folds == "loo" else folds, seeds)
+        facts = {"data": str(data), "annotated micrographs": str(len(pool)), "hold-out": str(len(holdout))}
+        facts |= {"tile": f"{tile} px", "folds": str(size.folds)}
+        facts["digest of the data"] = datalist.digest(prepared)
+        result = Study(facts, remarks=[QUICK_REMARK] if quick else [], failures=_failures(out))
+        pixel_sizes = _pixel_sizes(prepared)
+        for name in [protocol] if protocol else PROTOCOLS:
+            found = PROTOCOLS[name](bench, prepared, size)
+            result.findings.append(found)
+            result.figures += draw(found, prepared, out / "figures", tile, pixel_sizes)
+        _search(bench, result, prepared, Path(tuning) if tuning else None, trials, quick)
+        files = write(result, out)
+        record(result, files, bench)
+        print(f"\n{files[0].read_text(encoding='utf-8')}\nWritten to {out}: study.md, results.csv, figures")
     return result
 
 
@@ -187,4 +191,4 @@ def _search(
     row = ("search", *key, float(loss), None, None, len(table), "", *PUBLISHED[key])
     result.search.append(dict(zip(COLUMNS, row, strict=True)))
     result.figures.append(bench.out / "figures" / "search_slices.png")
-    shutil.copyfile(folder / "slice.png", result.figures[-1])
+    replace_file(result.figures[-1], lambda part: shutil.copyfile(folder / "slice.png", part))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,7 @@ from carde_monai.baseline import segment
 from carde_monai.error_picture import dice
 from carde_monai.evaluation import tile_dice
 from carde_monai.pictures import Array, save_png
+from carde_monai.replacing import replace_file, replace_text
 from carde_monai.study_lists import annotated, tile_name
 
 
@@ -49,17 +51,18 @@ def score_baseline(data: Path, folder: Path, tile: int) -> None:
     for item in tqdm([*pool, *holdout], desc="baseline", unit="micrograph", disable=None):
         image, label = read_frame(data, item)
         mask = segment(image[0], image[-1])
-        save_png(Image.fromarray(mask * np.uint8(255)), folder / "masks" / f"{item['name']}_baseline.png")
+        picture = Image.fromarray(mask * np.uint8(255))
+        path = folder / "masks" / f"{item['name']}_baseline.png"
+        replace_file(path, partial(save_png, picture))
         frames.append({"name": item["name"], "baseline": dice(mask > 0, label > 0)})
         grid = tile_dice(mask, label, tile)
         tiles += [
             {"tile": tile_name(item["name"], *place), "baseline": grid[place]}
             for place in np.ndindex(grid.shape)
         ]
-    pd.DataFrame(frames).to_csv(folder / "metrics.csv", index=False, float_format="%.6g")
-    pd.DataFrame(tiles, columns=["tile", "baseline"]).to_csv(
-        folder / "tiles.csv", index=False, float_format="%.6g"
-    )
+    table = pd.DataFrame(tiles, columns=["tile", "baseline"])
+    for name, one in (("metrics.csv", pd.DataFrame(frames)), ("tiles.csv", table)):
+        replace_text(folder / name, one.to_csv(index=False, float_format="%.6g"))
 
 
 def tile_table(folder: Path) -> dict[str, float]:

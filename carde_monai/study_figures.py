@@ -28,6 +28,7 @@ from carde_monai.pictures import (
     rgb,
     to_grey8,
 )
+from carde_monai.replacing import replace_file
 from carde_monai.report import box_plot, reliability_diagram
 from carde_monai.study_baseline import cut, read_frame
 from carde_monai.study_lists import annotated, tile_name
@@ -105,7 +106,7 @@ def training_curves(histories: Mapping[str, Path], path: Path, title: str) -> No
     loss.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     score.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, title="best epoch")
     _finish(figure, (loss, score), title)
-    figure.savefig(path, dpi=150)
+    replace_file(path, lambda part: figure.savefig(part, dpi=150))
 
 
 def tile_picture(found: Findings, data: Path, path: Path, tile: int) -> None:
@@ -139,7 +140,7 @@ def tile_picture(found: Findings, data: Path, path: Path, tile: int) -> None:
     keys = [Patch(facecolor=rgb(colour), edgecolor="black", label=name) for name, colour in colours.items()]
     figure.legend(handles=keys, loc="outside lower right", ncols=3, frameon=False)
     figure.suptitle(f"{found.protocol} protocol: test tiles of {tile} px, quantiles of the network's Dice")
-    figure.savefig(path, dpi=130)
+    replace_file(path, lambda part: figure.savefig(part, dpi=130))
 
 
 def _typical(tiles: pd.DataFrame) -> list[tuple[str, Any]]:
@@ -205,7 +206,7 @@ def learning_curve(table: pd.DataFrame, path: Path) -> None:
     axes.legend(loc="best")
     seeds = table["seed"].nunique()
     _finish(figure, (axes,), f"Learning curve, {seeds} seed{'s' if seeds > 1 else ''}")
-    figure.savefig(path, dpi=150)
+    replace_file(path, lambda part: figure.savefig(part, dpi=150))
 
 
 def _finish(figure: Figure, panels: Sequence[Axes], title: str) -> None:

@@ -19,6 +19,7 @@ from carde_monai import bundles, datalist
 from carde_monai.errors import InputError
 from carde_monai.handlers.segmentation import pixel_size_um
 from carde_monai.prepare import write_nifti
+from carde_monai.replacing import replace_text
 
 SIZES = (1, 2, 4, 10)  # annotated micrographs of the learning curve
 SPLIT = "80,10,10"  # of the published tiles
@@ -53,7 +54,7 @@ def write_list(folder: Path, sections: Mapping[str, Sequence[Item]], data: Path 
         ]
         content[section] = [item | path for item, path in zip(items, paths, strict=True)]
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    (folder / datalist.FILE).write_text(text, encoding="utf-8")
+    replace_text(folder / datalist.FILE, text)
     return folder
 
 

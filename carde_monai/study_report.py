@@ -13,6 +13,7 @@ import pandas as pd
 
 from carde_monai import provenance
 from carde_monai.errors import Failure
+from carde_monai.replacing import replace_text
 from carde_monai.study_results import COLUMNS, PUBLISHED, Findings
 from carde_monai.study_steps import Workbench
 from carde_monai.tracking import MLflowRun
@@ -50,12 +51,12 @@ class Study:
 def write(study: Study, out: Path) -> list[Path]:
     """Write ``study.md``, ``study.json``, ``results.csv`` and, if there is one, ``learning_curve.csv``."""
     files = [out / "study.md", out / "results.csv", out / "study.json"]
-    files[0].write_text(markdown(study, out), encoding="utf-8")
-    study.table().to_csv(files[1], index=False, float_format="%.6g")
+    replace_text(files[0], markdown(study, out))
+    replace_text(files[1], study.table().to_csv(index=False, float_format="%.6g"))
     learning = [found.learning for found in study.findings if len(found.learning)]
     if learning:
         files.append(out / "learning_curve.csv")
-        pd.concat(learning).to_csv(files[-1], index=False, float_format="%.6g")
+        replace_text(files[-1], pd.concat(learning).to_csv(index=False, float_format="%.6g"))
     content = {
         "facts": study.facts,
         "remarks": study.remarks,
@@ -66,7 +67,7 @@ def write(study: Study, out: Path) -> list[Path]:
         "figures": [path.relative_to(out).as_posix() for path in study.figures],
     }
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    files[2].write_text(text, encoding="utf-8")
+    replace_text(files[2], text)
     return files
 
 

@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser
 from carde_monai import bundles, datalist
 from carde_monai.bundle_checks import check_overrides
 from carde_monai.errors import InputError
+from carde_monai.replacing import replace_text
 
 logger = logging.getLogger("carde_monai")
 
@@ -138,7 +139,7 @@ class Workbench:
         stamp.unlink(missing_ok=True)
         act()
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        replace_text(stamp, json.dumps(facts, indent=2) + "\n")
 
     def _layers(self, training: Training, tiles: bool | None = None) -> list[str]:
         tiles = training.tiles if tiles is None else tiles

@@ -20,6 +20,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from carde_monai.errors import InputError
+from carde_monai.locking import claimed
 from carde_monai.synthetic_scene import Carbide, grow_grains, place_carbides
 from carde_monai.synthetic_tiff import write_raw
 from carde_monai.synthetic_view import View
@@ -225,7 +226,8 @@ def synthesize(
     A micrograph is ``<stem>_<odd>.tif`` (SE2), the next even number (InLens), ``<stem>_<odd>_label.png``
     (0/255) and ``<stem>_<odd>_carbides.csv``; ``stem`` is the name of the steel unless given.
     The micrographs of one call differ in seed and in the microscope's settings (gain, noise, blur).
-    Raises InputError on an unknown steel, numbers that make no micrograph, or a file in the place of DEST.
+    Raises InputError on an unknown steel, numbers that make no micrograph, a file in the place of DEST, or
+    while another run writes there.
     """
     if steel not in STEELS:
         raise InputError(f"--steel {steel}", "unknown steel", f"choose one of {', '.join(STEELS)}")
@@ -240,12 +242,12 @@ def synthesize(
     folder = Path(dest)
     if folder.exists() and not folder.is_dir():
         raise InputError(folder, "is a file", "name a folder to write to")
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     children = np.random.SeedSequence(seed).spawn(micrographs)
-    for index, child in enumerate(tqdm(children, desc=f"synthesize {steel}", unit="micrograph")):
-        micrograph = synthesize_micrograph(STEELS[steel], size, child)
-        paths.append(write_raw(folder, stem, 2 * index + 1, micrograph))
+    with claimed(folder):
+        for index, child in enumerate(tqdm(children, desc=f"synthesize {steel}", unit="micrograph")):
+            micrograph = synthesize_micrograph(STEELS[steel], size, child)
+            paths.append(write_raw(folder, stem, 2 * index + 1, micrograph))
     return paths
 
 

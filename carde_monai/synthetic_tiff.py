@@ -10,6 +10,8 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageDraw, ImageFont
 
+from carde_monai.replacing import all_or_none
+
 if TYPE_CHECKING:
     from carde_monai.synthetic import Synthetic
 
@@ -21,7 +23,7 @@ PAPER, INK, LOGO = 243, 20, 150
 
 
 def write_raw(folder: Path, stem: str, number: int, micrograph: Synthetic) -> Path:
-    """Write one micrograph as raw files with label and truth table; returns the SE2 path.
+    """Write one micrograph as raw files with label and truth table, together; returns the SE2 path.
 
     ``number`` is odd: SE2 is ``<stem>_<number:03d>.tif``, InLens the next one. The label has the size of
     the image without its info bar. Raises ValueError if ``number`` is even.
@@ -29,23 +31,22 @@ def write_raw(folder: Path, stem: str, number: int, micrograph: Synthetic) -> Pa
     if number % 2 == 0:
         raise ValueError(f"the SE2 file number is odd, not {number}")
     name = f"{stem}_{number:03d}"
-    paths = [folder / f"{name}.tif", folder / f"{stem}_{number + 1:03d}.tif"]
-    for path, image, signal in zip(paths, (micrograph.se2, micrograph.inlens), SIGNALS, strict=True):
-        frame = np.vstack([image, info_bar(image.shape, micrograph.pixel_size_um, signal)])
-        metadata = sem_metadata(frame.shape, micrograph.pixel_size_um, signal, path.name)
-        # metadata=None: no JSON description, which no microscope writes
-        tag = (CZ_SEM, "s", 0, metadata, True)
-        tifffile.imwrite(
-            path,
-            frame,
-            photometric="minisblack",
-            metadata=None,
-            software="carde_monai synthetic",
-            extratags=[tag],
-        )
-    Image.fromarray(micrograph.label * np.uint8(255)).save(folder / f"{name}_label.png")
-    micrograph.instances.to_csv(folder / f"{name}_carbides.csv", index=False, float_format="%.6g")
-    return paths[0]
+    files = (f"{name}.tif", f"{stem}_{number + 1:03d}.tif")
+    with all_or_none(folder) as part:
+        for file, image, signal in zip(files, (micrograph.se2, micrograph.inlens), SIGNALS, strict=True):
+            frame = np.vstack([image, info_bar(image.shape, micrograph.pixel_size_um, signal)])
+            metadata = sem_metadata(frame.shape, micrograph.pixel_size_um, signal, file)
+            tifffile.imwrite(
+                part / file,
+                frame,
+                photometric="minisblack",
+                metadata=None,  # no JSON description, which no microscope writes
+                software="carde_monai synthetic",
+                extratags=[(CZ_SEM, "s", 0, metadata, True)],
+            )
+        Image.fromarray(micrograph.label * np.uint8(255)).save(part / f"{name}_label.png")
+        micrograph.instances.to_csv(part / f"{name}_carbides.csv", index=False, float_format="%.6g")
+    return folder / files[0]
 
 
 def sem_metadata(frame: tuple[int, int], pixel_size_um: float, signal: str, file_name: str) -> bytes:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from carde_monai import __version__
 from carde_monai.errors import InputError
+from carde_monai.replacing import replace_text
 
 logger = logging.getLogger("carde_monai")
 
@@ -127,7 +128,7 @@ def _record(path: Path) -> Path:
 
 
 def _write_record(path: Path, sha256: str) -> None:
-    _record(path).write_text(f"{sha256}  {path.name}\n", encoding="utf-8")  # as ``sha256sum -c`` reads it
+    replace_text(_record(path), f"{sha256}  {path.name}\n")  # as ``sha256sum -c`` reads it
 
 
 def _verify(path: Path, checksum: str | None) -> str:

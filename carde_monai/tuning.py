@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from carde_monai import bundles, datalist, tuning_report, tuning_runs
 from carde_monai.bundle_checks import check_overrides
 from carde_monai.errors import Failure, InputError
+from carde_monai.replacing import replace_text
 from carde_monai.search_space import check_space
 from carde_monai.tuning_study import Search, finished, open_study, settle, taken
 from carde_monai.tuning_workers import keep_best_weights, work, work_together
@@ -71,9 +72,12 @@ def tune(
     search = plan(
         Path(data), where, Path(bundle), overrides or {}, name=study, storage=storage, trials=trials
     )
-    _check_folder(search)
+    if where.exists() and not where.is_dir():
+        raise InputError(where, "is a file", "name a folder with --output_dir")
+    where.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # every trial gets a line of ours
-    with search.turn():  # two that begin at once would both create the tables
+    with search.turn():  # two that begin at once would both take the folder and create the tables
+        _claim_folder(search)
         found = open_study(search)
         settle(search, found)
     _run(search, found, workers)
@@ -162,13 +166,15 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value  # a,b is a tuple on the command line
 
 
-def _check_folder(search: Search) -> None:
+def _claim_folder(search: Search) -> None:
     """Make the folder the study's; another study's trials must not be mixed into it."""
     mark = search.output_dir / "study.json"
     mine = {"study": search.name, "storage": search.address}
-    if search.output_dir.exists() and not search.output_dir.is_dir():
-        raise InputError(search.output_dir, "is a file", "name a folder with --output_dir")
-    search.output_dir.mkdir(parents=True, exist_ok=True)
-    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) != mine:
+    try:
+        told = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else mine
+    except ValueError:
+        remedy = "remove it if all trials here are of this study, or choose another --output_dir"
+        raise InputError(mark, "is damaged", remedy) from None
+    if told != mine:
         raise InputError(mark, "is of another study or storage", "choose another --output_dir")
-    mark.write_text(json.dumps(mine, indent=2), encoding="utf-8")
+    replace_text(mark, json.dumps(mine, indent=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from carde_monai import bundles, tuning_figures
 from carde_monai.bundles import command
-from carde_monai.replacing import replace_text
+from carde_monai.replacing import replace_file, replace_text
 from carde_monai.tuning_study import Search, attempt, finished
 
 # Gerçek et al. 2025: best of 46 trials, which varied just these four.
@@ -49,7 +50,7 @@ def write(search: Search, study: optuna.Study) -> list[Path]:
         ("importance.png", tuning_figures.importance(importance, len(complete))),
     ):
         files.append(dest / name)
-        figure.savefig(files[-1], dpi=150)
+        replace_file(files[-1], partial(figure.savefig, dpi=150))
     return files
 
 

@@ -26,6 +26,7 @@ from optuna.trial import TrialState
 from carde_monai import bundles, tuning_runs
 from carde_monai.errors import user_mistake
 from carde_monai.handlers.pruning import Progress, reporting_to
+from carde_monai.replacing import replace_text
 from carde_monai.tuning_study import Search, finished, on_duty, open_study, repeat, settle, taken
 
 logger = logging.getLogger("carde_monai")
@@ -120,7 +121,7 @@ def run_trial(search: Search, trial: optuna.Trial, parent: str = "", device: str
         reason = str(user_mistake(error) or f"{type(error).__name__}: {error}").partition("\n")[0][:500]
         trial.set_user_attr("error", reason)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        replace_text(folder / "error.txt", traceback.format_exc())
         logger.warning("trial %d failed: %s", trial.number, reason)
         raise
     _note(trial, progress, tuning_runs.run_id(search, trial), time.monotonic() - start)

@@ -17,6 +17,7 @@ from carde_reference import carde_forward, lightning_checkpoint, random_state
 from carde_monai import bundles
 from carde_monai.carde_checkpoint import import_carde
 from carde_monai.errors import InputError
+from carde_monai.locking import claimed
 from carde_monai.networks import CardeUNet, UNet
 from carde_monai.provenance import file_digest
 
@@ -190,3 +191,13 @@ def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path) -> None:
     with pytest.raises(InputError, match="is not a bundle"):
         import_carde(checkpoint, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_weights_that_another_run_writes_are_left_alone(bundle, tmp_path) -> None:
+    checkpoint = save(tmp_path / "a.ckpt", lightning_checkpoint(random_state(1, 2)))
+    with (
+        claimed(bundle / "models"),
+        pytest.raises(InputError, match="another run of carde-monai is writing there"),
+    ):
+        import_carde(checkpoint, bundle)
+    assert not list((bundle / "models").glob("carde*"))

@@ -22,6 +22,7 @@ from scipy import stats
 from carde_monai import compare_report, size_test
 from carde_monai.compare import agreement, compare, difference, match_micrographs, read_sample, table
 from carde_monai.errors import InputError
+from carde_monai.locking import claimed
 from carde_monai.particles import label_particles, measure_particles, save_labels
 from carde_monai.stereology import measure_field
 from carde_monai.summary import QUANTITIES, Sample, samples
@@ -587,6 +588,14 @@ class TestFiles:
         assert "<svg" in (out / "comparison.svg").read_text(encoding="utf-8")
         compare(reference, halved, out, match=False)
         assert not (out / "objects.csv").exists()
+
+    def test_a_second_run_is_refused(self, reference: Path, halved: Path, tmp_path: Path) -> None:
+        with (
+            claimed(tmp_path),
+            pytest.raises(InputError, match="another run of carde-monai is writing there"),
+        ):
+            compare(reference, halved, tmp_path)
+        assert not list(tmp_path.iterdir())
 
     def test_picture(self, reference: Path, halved: Path) -> None:
         result, _ = compare(reference, halved)

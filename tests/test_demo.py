@@ -11,6 +11,7 @@ from conftest import SHORT, SMALL
 
 from carde_monai import demo
 from carde_monai.errors import InputError
+from carde_monai.locking import LOCK, claimed
 
 
 def test_demo_runs_through_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -37,3 +38,26 @@ def test_demo_leaves_other_folders_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a folder of an earlier demo"):
         demo.demo(tmp_path)
     assert [path.name for path in tmp_path.rglob("*.*")] == ["mine_001.tif"]
+
+
+def test_a_second_demo_is_refused_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".carde-monai-demo").touch()
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "jfl_001.tif").touch()
+    monkeypatch.setattr(demo, "_do_all", lambda _dest: None)
+    with claimed(tmp_path), pytest.raises(InputError, match="another run of carde-monai is writing there"):
+        demo.demo(tmp_path)
+    assert (tmp_path / "raw" / "jfl_001.tif").exists()
+    demo.demo(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".carde-monai-demo"]
+
+
+def test_a_demo_that_was_killed_at_once_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / LOCK).touch()
+    monkeypatch.setattr(demo, "_do_all", lambda _dest: None)
+    demo.demo(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".carde-monai-demo"]

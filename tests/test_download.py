@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from carde_monai import download as module
-from carde_monai import transfer, unpacking
+from carde_monai import replacing, transfer, unpacking
 from carde_monai.download import DATASETS, Dataset, arrays_to_pictures, download, look_up, main
 from carde_monai.errors import InputError
 from carde_monai.transfer import fetch
@@ -444,6 +444,23 @@ def test_arrays_of_classes_become_pictures(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", classes)
     arrays_to_pictures(tmp_path)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), classes)
+
+
+@pytest.mark.parametrize("file", ["a.png", "a.zip.sha256"])
+def test_a_file_that_is_cut_short_is_not_there(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    np.save(tmp_path / "a.npy", np.zeros((2, 2), np.uint8))
+    (tmp_path / "a.zip").write_bytes(CONTENT)
+    monkeypatch.setattr(replacing.os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        arrays_to_pictures(tmp_path) if file == "a.png" else fetch(
+            "http://127.0.0.1/a.zip", tmp_path / "a.zip"
+        )
+    assert {path.name for path in tmp_path.iterdir()} == {"a.npy", "a.zip"}
 
 
 @pytest.mark.parametrize(

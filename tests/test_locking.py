@@ -52,6 +52,14 @@ def test_a_second_run_is_refused_until_the_first_is_killed(holder, tmp_path: Pat
     assert {path.name for path in (tmp_path / "out").rglob("*")} == {"figures"}
 
 
+def test_what_a_neighbour_is_writing_further_down_is_left(holder, tmp_path: Path) -> None:
+    theirs, left = tmp_path / "out" / ".part_theirs", tmp_path / "other" / ".part_left"
+    for folder in (theirs, left):
+        folder.mkdir(parents=True)
+    with claimed(tmp_path):
+        assert theirs.exists() and not left.exists()
+
+
 def test_the_same_folder_under_two_names_is_claimed_once(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "out")
     with claimed(tmp_path / "out", tmp_path / "link"):

@@ -15,19 +15,23 @@ import torch
 from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
+from ignite.engine import Engine, Events
 from mlflow import MlflowClient
 from monai.bundle import ConfigParser
 from PIL import Image
 
 import carde_monai.study
-from carde_monai import bundles, datalist, study_steps
+from carde_monai import bundles, datalist, replacing, study_steps
 from carde_monai.baseline import segment
 from carde_monai.calibration import LogitHistogram, reliability
 from carde_monai.errors import InputError
 from carde_monai.evaluation import tile_dice
+from carde_monai.handlers.study import MaskWriter, PooledReliability
+from carde_monai.locking import claimed
 from carde_monai.published_layout import write_published
 from carde_monai.study import study
 from carde_monai.study_baseline import read_frame, score_baseline, tile_table
+from carde_monai.study_figures import learning_curve, training_curves
 from carde_monai.study_lists import (
     annotated,
     leak,
@@ -35,9 +39,11 @@ from carde_monai.study_lists import (
     tile_place,
     write_curve,
     write_folds,
+    write_list,
     write_tiles,
 )
 from carde_monai.study_protocols import Size
+from carde_monai.study_report import Study, write
 from carde_monai.study_results import pooled
 from carde_monai.study_steps import Training, Workbench
 
@@ -169,6 +175,61 @@ def test_what_is_done_is_not_done_again(done, published, searched, monkeypatch) 
     assert (done / "results.csv").read_text() == before
     with pytest.raises(RuntimeError, match=r"\['train', 'tiles'\] 2"):
         study(published, done, **ARGUMENTS | {"overrides": TINY | {"max_epochs": 2, "tracking_uri": None}})
+
+
+def test_a_second_run_is_refused_and_nothing_is_lost(done, published, monkeypatch) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise RuntimeError("a step has begun")
+
+    monkeypatch.setattr(study_steps.bundles, "run", run)
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}
+    other = ARGUMENTS | {"overrides": TINY | {"max_epochs": 2}}
+    with claimed(done), pytest.raises(InputError, match="another run of carde-monai is writing there"):
+        study(published, done, **other)
+    assert {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()} == before
+
+
+def _history(out: Path) -> Path:
+    file = out.parent / "training.csv"
+    file.write_text("epoch,loss,val_loss,val_mean_dice\n1,0.5,0.4,0.6\n")
+    return file
+
+
+def _evaluator(handler: Any) -> Engine:
+    engine = Engine(lambda *_: None)
+    engine.state.batch = [{"name": "a", "section": "test"}]
+    engine.state.output = [{"pred": torch.ones(1, 4, 4)}]
+    handler.attach(engine)
+    return engine
+
+
+LEARNED = pd.DataFrame({"seed": [0], "micrographs": [1], "test tiles, network": [0.5]})
+LEARNED = LEARNED.assign(**{f"{data}, baseline": 0.4 for data in ("test tiles", "hold-out micrographs")})
+LEARNED = LEARNED.assign(**{"hold-out micrographs, network": 0.3})
+WRITERS = {
+    "report": lambda out, _: write(Study({"data": "x"}), out),
+    "list": lambda out, _: write_list(out, {"training": []}),
+    "stamp": lambda out, _: Workbench(out, BUNDLE).once(out / "a.done.json", {}, lambda: None),
+    "baseline": lambda out, data: score_baseline(data, out, TILE),
+    "trainings": lambda out, _: training_curves({"a": _history(out)}, out / "a.png", "a"),
+    "learning curve": lambda out, _: learning_curve(LEARNED, out / "a.png"),
+    "masks": lambda out, _: _evaluator(MaskWriter(out)).fire_event(Events.ITERATION_COMPLETED),
+    "reliability": lambda out, data: _evaluator(
+        PooledReliability(out / "a.json", data / "datalist.json")
+    ).fire_event(Events.COMPLETED),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_file_that_is_cut_short_is_not_there(writer, dataset, tmp_path, monkeypatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(replacing.os, "replace", stop)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        WRITERS[writer](tmp_path / "out", dataset)
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 def test_an_interrupted_step_is_done_again(tmp_path: Path) -> None:

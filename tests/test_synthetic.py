@@ -15,7 +15,9 @@ from PIL import Image
 from scipy import ndimage, stats
 from skimage.filters import threshold_otsu
 
+from carde_monai import replacing
 from carde_monai.errors import InputError
+from carde_monai.locking import claimed
 from carde_monai.synthetic import STEELS, TRUTH_COLUMNS, Steel, Synthetic, synthesize, synthesize_micrograph
 from carde_monai.synthetic_scene import ANGLES, outline, signed_depth
 from carde_monai.synthetic_tiff import info_bar, sem_metadata, write_raw
@@ -314,3 +316,21 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="is a file"):
         synthesize(tmp_path / "taken", 1, (64, 64))
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(tmp_path: Path) -> None:
+    with claimed(tmp_path), pytest.raises(InputError, match="another run of carde-monai is writing there"):
+        synthesize(tmp_path, 1, (64, 64))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_micrograph_that_is_cut_short_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(replacing.os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(tmp_path / "out", 1, (64, 64))
+    assert not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
-from carde_monai import tuning, tuning_report, tuning_study, tuning_workers
+from carde_monai import replacing, tuning, tuning_report, tuning_study, tuning_workers
 from carde_monai.errors import InputError
 from carde_monai.handlers.pruning import TrialReporter, reporting_to
 from carde_monai.search_space import check_space, read_space
@@ -420,6 +420,32 @@ def test_a_study_of_another_search_is_refused(search, raw, tmp_path) -> None:
         search(distance, 2, study="mine")
     with pytest.raises(InputError, match="is of another study or storage"):
         search(distance, 2, storage=f"sqlite:///{tmp_path}/other.db")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"study": "car', bytes(range(256))], ids=["empty", "cut", "noise"]
+)
+def test_a_damaged_mark_of_a_study_is_told(content, search, tmp_path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "study.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"study\.json: is damaged; remove it if"):
+        search(distance, 1)
+    assert (tmp_path / "out" / "study.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("file", ["study.json", "trials.csv", "slice.png"])
+def test_a_file_that_is_cut_short_is_not_there(file, search, tmp_path, monkeypatch) -> None:
+    replace = replacing.os.replace
+
+    def stop(source: Path, target: Path) -> None:
+        if target.name == file:
+            raise RuntimeError("killed")
+        replace(source, target)
+
+    monkeypatch.setattr(replacing.os, "replace", stop)
+    with pytest.raises(RuntimeError, match="killed"):
+        search(distance, 1)
+    assert not (tmp_path / "out" / file).exists() and not list((tmp_path / "out").glob(".part_*"))
 
 
 def test_a_study_that_somebody_else_made_is_refused(search, tmp_path) -> None:

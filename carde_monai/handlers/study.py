@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from carde_monai.handlers.baseline import decollated
 from carde_monai.handlers.segmentation import micrograph_name
 from carde_monai.handlers.temperature import total_temperature
 from carde_monai.pictures import save_png
+from carde_monai.replacing import replace_file, replace_text
 
 logger = logging.getLogger("carde_monai")
 
@@ -73,7 +75,7 @@ class PooledReliability:
         if idist.get_rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             content = {"bins": self.bins, "temperature": temperature, "sections": found}
-            self.path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            replace_text(self.path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 class MaskWriter:
@@ -99,4 +101,5 @@ class MaskWriter:
             for kind, key in self.kinds:
                 if key in output:
                     mask = (convert_to_numpy(output[key])[0] > 0.5).astype(np.uint8) * 255
-                    save_png(Image.fromarray(mask), self.output_dir / f"{micrograph_name(item)}_{kind}.png")
+                    path = self.output_dir / f"{micrograph_name(item)}_{kind}.png"
+                    replace_file(path, partial(save_png, Image.fromarray(mask)))
