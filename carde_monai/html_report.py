@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import io
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -201,9 +202,13 @@ def _carbides(particles: pd.DataFrame, micrographs: pd.DataFrame) -> str:
     table = particles.drop(columns=keys).dropna(axis="columns", how="all")
     names = [str(name) for name in table if _kind(table[name]) != "text"]
     columns = json.dumps([_column(name, table[name]) for name in names])
-    values = ",".join(_numbers(table[name]) for name in names)
-    text = f'{{"field":{json.dumps(field.tolist())},"columns":{columns},"values":[{values}]}}'
-    return _base64(gzip.compress(text.encode("ascii"), compresslevel=6, mtime=0))
+    packed = io.BytesIO()
+    with gzip.GzipFile("", "wb", compresslevel=6, fileobj=packed, mtime=0) as file:
+        file.write(f'{{"field":{json.dumps(field.tolist())},"columns":{columns},"values":['.encode("ascii"))
+        for index, name in enumerate(names):  # a column at a time, for all of them fill hundreds of MB
+            file.write(("," * (index > 0) + _numbers(table[name])).encode("ascii"))
+        file.write(b"]}")
+    return _base64(packed.getvalue())
 
 
 def _kind(column: pd.Series[Any]) -> str:

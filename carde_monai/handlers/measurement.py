@@ -26,6 +26,7 @@ from carde_monai.measurement import (
     sample_name,
     write_results,
 )
+from carde_monai.memory import give_back
 
 
 class ParticleMeasurement:
@@ -97,6 +98,7 @@ class ParticleMeasurement:
             self._measured[name] = measure(field, self.output_dir, self.settings, self._side)
         except (InputError, OSError) as error:
             self.failures.append(Failure.of(name, error))
+        give_back()
 
     def _field(self, name: str, item: Mapping[str, Any], output: Mapping[str, Any]) -> Field:
         raw = item["raw"]
