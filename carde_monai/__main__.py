@@ -417,6 +417,26 @@ def sync_tracking(folder: str = "bundle", tracking_uri: str | None = None) -> No
     finish(run(folder, tracking_uri), None)
 
 
+def doctor(bundle: str | None = None) -> None:
+    """Tell versions, devices, whether bfloat16 pays here, and whether the bundle's weights are calibrated.
+
+    Put what it prints into a report of a fault. What is missing or too old is told with the command that
+    mends it, and the exit status is 3.
+    Example: carde-monai doctor --bundle mybundle
+
+    Args:
+        bundle: folder of a bundle; without it, the one that comes with the package.
+    """
+    with importing():
+        from carde_monai.doctor import examine
+
+    facts, failures = examine(bundle)
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        print(f"{name:{width}}  {fact}")
+    finish(failures, None)
+
+
 def demo(dest: str = "demo_out") -> None:
     """Do everything once, on synthetic steel: synthesize, prepare, train, calibrate, evaluate, segment.
 
@@ -434,7 +454,7 @@ VERBS = {
     verb.__name__.replace("_", "-"): verb
     for verb in (
         *(demo, synthesize, prepare, train, tune, calibrate, evaluate),
-        *(segment, measure, compare, import_carde, study, sync_tracking),
+        *(segment, measure, compare, import_carde, study, sync_tracking, doctor),
     )
 }
 NOTES = """

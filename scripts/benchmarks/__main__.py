@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     for row in importlib.import_module(f"benchmarks.{section}").rows(job):
                         rows.append(row)
                         progress(row.line())
+                except KeyboardInterrupt:  # what has been measured is still told
+                    failed[section] = "stopped by Ctrl-C, and what comes after it"
+                    break
                 except (Exception, SystemExit) as error:
                     failed[section] = _reason(error)
                     progress(f"failed: {section}: {failed[section]}")

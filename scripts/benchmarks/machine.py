@@ -10,13 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-FLAGS = {
-    "avx2": "AVX2",
-    "avx512f": "AVX-512",
-    "avx512_bf16": "AVX-512 BF16",
-    "amx_tile": "AMX",
-    "amx_bf16": "AMX BF16",
-}
 PACKAGES = ("torch", "monai", "openvino", "numpy", "SimpleITK", "scikit-image")
 
 
@@ -24,13 +17,10 @@ def describe() -> dict[str, Any]:
     """Facts of this machine and installation, ready to be written down."""
     import torch
 
-    info = _cpu_info()
-    flags = info.get("flags", "").split()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from carde_monai.doctor import processor
+
     return {
-        "CPU": info.get("model name") or platform.processor() or platform.machine(),
-        "cores": cores,
-        "instructions": ", ".join(name for flag, name in FLAGS.items() if flag in flags) or "unknown",
+        **processor(),
         "memory": _memory(),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "system": platform.platform(terse=True),
@@ -44,14 +34,6 @@ def describe() -> dict[str, Any]:
 def has_amx(machine: dict[str, Any]) -> bool:
     """Whether the processor multiplies matrices in bfloat16."""
     return "AMX BF16" in machine["instructions"]
-
-
-def _cpu_info() -> dict[str, str]:
-    """The first processor's entries of /proc/cpuinfo; none where there is no such file."""
-    path = Path("/proc/cpuinfo")
-    text = path.read_text() if path.is_file() else ""
-    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
-    return {name.strip(): value.strip() for name, _, value in lines}
 
 
 def _memory() -> str:
