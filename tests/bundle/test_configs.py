@@ -255,13 +255,14 @@ def test_inference_repeats_the_facts_of_training() -> None:
     "overlay",
     [
         *("calibrate", "evaluate", "multi_gpu_train", "sem", "segment", "unet", "carde_unet"),
-        *("mean_variance", "tta", "ensemble", "tune", "tiles", "study", "study_tiles"),
+        *("mean_variance", "tta", "ensemble", "tune", "tiles", "study", "study_tiles", "in_memory"),
+        *("federated", "federated_evaluate"),
     ],
 )
 def test_overlays_patch_what_exists(overlay) -> None:
     base = ConfigParser()
     bases = {"sem": ["inference"], "segment": ["inference"], "sharded": ["inference"]}
-    bases |= {"prepared": ["inference"]}
+    bases |= {"prepared": ["inference"], "in_memory": ["inference"]}
     bases |= {"study": ["train", "evaluate"], "study_tiles": ["train", "evaluate"]}
     base.read_config(files(*bases.get(overlay, ["train"])))
     for key in json.loads(Path(files(overlay)[0]).read_text()):
