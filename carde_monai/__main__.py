@@ -339,6 +339,41 @@ def import_carde(checkpoint: str, bundle: str = "bundle", temperature: float | N
     run(checkpoint, bundle, temperature)
 
 
+def export(
+    dest: str,
+    format: str | None = None,
+    bundle: str | None = None,
+    overlay: str | None = None,
+    image: str | None = None,
+    pixel_size: float | None = None,
+    **overrides: Any,
+) -> None:
+    """Write the bundle's network as a file for other programs, calibrated, and compare it with torch.
+
+    Formats: pt, the weights as MONAI's bundles load them, and a .json that tells what they are; ts,
+    TorchScript as MONAI writes it; pt2, a program of torch.export; onnx; openvino (.xml and .bin);
+    bioimageio, a package (.zip) for Fiji, ilastik, napari. Images may have any number and size, in multiples of 16 px.
+    pt and ts give the logit, as MONAI's applications expect it, the others the probability of carbide. Only
+    the package normalises its input; every file tells how, and the order of the detectors.
+    Example: carde-monai export model.onnx --bundle mybundle
+
+    Args:
+        dest: file to write; its ending (.pt, .ts, .pt2, .onnx, .xml, .zip) tells the format. Or a folder,
+            made if missing, which gets model with that ending.
+        format: pt, ts, pt2, onnx, openvino or bioimageio, if DEST does not tell.
+        bundle: folder of a trained bundle; the packaged one if not given.
+        overlay: configs that it was trained with besides train.json, by name (unet, carde_unet) or path.
+        image: prepared micrograph (.nii.gz), whose middle becomes the test image of a bioimageio package;
+            otherwise synthetic steel.
+        pixel_size: micrometres per pixel, for a bioimageio package; wins over the image's own.
+        overrides: settings of configs/inference.json by their names, such as --weights other.pt.
+    """
+    with importing():
+        from carde_monai.export import export as run
+
+    run(dest, format, bundle, _names(overlay), image, pixel_size, overrides)
+
+
 def study(
     data: str,
     out: str,
@@ -454,7 +489,7 @@ VERBS = {
     verb.__name__.replace("_", "-"): verb
     for verb in (
         *(demo, synthesize, prepare, train, tune, calibrate, evaluate),
-        *(segment, measure, compare, import_carde, study, sync_tracking, doctor),
+        *(segment, measure, compare, import_carde, export, study, sync_tracking, doctor),
     )
 }
 NOTES = """

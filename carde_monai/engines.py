@@ -17,7 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from carde_monai.errors import InputError
 from carde_monai.networks import autocast, bf16_is_fast
 
-__all__ = ["ENGINES", "accelerate", "bf16_is_fast", "cache_dir"]  # the configs find bf16_is_fast here
+# the configs find bf16_is_fast here
+__all__ = ["ENGINES", "accelerate", "bf16_is_fast", "cache_dir", "write_openvino"]
 
 ENGINES = ("openvino", "torch")
 KEPT = 8  # converted networks in the cache on disk
@@ -63,6 +64,22 @@ def accelerate(network: nn.Module, engine: str = "openvino", amp: bool = False) 
 def cache_dir() -> Path:
     """Where converted networks are kept: beside MONAI's downloads in torch's cache (TORCH_HOME moves it)."""
     return Path(torch.hub.get_dir()) / "carde_monai" / "openvino"
+
+
+def write_openvino(
+    network: nn.Module, channels: int, path: Path, names: tuple[str, str], told: Mapping[str, str]
+) -> Compute:
+    """Write a network as ``path`` (.xml) and a .bin beside it; returns what computes by them, in float32.
+
+    ``names`` are those of input and output, ``told`` goes into the model's rt_info under ``carde_monai``.
+    """
+    model = _convert(network, channels)
+    for port, name in zip((model.input(0), model.output(0)), names, strict=True):
+        port.get_tensor().set_names({name})
+    for key, text in told.items():
+        model.set_rt_info(text, ["carde_monai", key])
+    _openvino().save_model(model, path, compress_to_fp16=False)
+    return _compute(_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}))
 
 
 class _Engine:
