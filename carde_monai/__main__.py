@@ -176,7 +176,7 @@ def evaluate(dataset: str, bundle: str = "bundle", overlay: str | None = None, *
 
     Writes metrics.csv (a row a micrograph), tiles.csv, summary.json, box_plot.png and overlays of the best
     and the worst micrograph to --output_dir (BUNDLE/eval). Damaged micrographs are listed in failures.csv and
-    the others are scored.
+    the others are scored. --register NAME makes the bundle a new version of NAME in MLflow's model registry.
     Example: carde-monai evaluate data --bundle mybundle --output_dir results
 
     Args:
@@ -237,6 +237,51 @@ def segment(
     else:
         configs.insert(1, "prepared")
     configs += [*_ensemble(overrides), *_names(overlay)]
+    bundles.run(root, configs, overrides, training=False)
+
+
+def suggest(
+    source: str,
+    dest: str,
+    n: int = 5,
+    field: int = 512,
+    bundle: str | None = None,
+    detectors: int = 2,
+    pixel_size: float | None = None,
+    known: str | None = None,
+    overlay: str | None = None,
+    **overrides: Any,
+) -> None:
+    """Choose the fields of unlabelled raw micrographs that are worth annotating next, and label them roughly.
+
+    Fields are ranked by the network's mean entropy or, with --overlay tta or --weights a.pt,b.pt, by how much
+    its predictions disagree; what resembles a better one counts less. Micrographs that have a label are left
+    out. Per field: <name>_r<row>_c<column>_1.tif (SE2), _2.tif (InLens) and _1_label.png (0/255, by the
+    network), which you correct in any editor; then carde-monai prepare DEST data. Also suggestions.csv
+    (places, entropies, scores), folds.csv (for prepare --folds: keeps the fields of a micrograph together)
+    and figures/suggestions.png. What could not be read is listed in failures.csv.
+    Example: carde-monai suggest raw next -n 5 --bundle mybundle
+
+    Args:
+        source: folder of microscope files.
+        dest: folder to write to; made if missing. One that holds micrographs or labels is refused.
+        n: how many fields to suggest.
+        field: their side in pixels; 0 for whole micrographs.
+        bundle: folder of a trained bundle; the packaged one if not given.
+        detectors: 2 for SE2/InLens pairs; 1 for single images (TIFF or PNG of any name).
+        pixel_size: micrometres per pixel; wins over the files' own metadata.
+        known: folders of earlier suggestions, several with commas; what is in them is not suggested again.
+        overlay: configs of another network or way to infer, by name (unet, carde_unet, mean_variance, tta)
+            or path, several with commas.
+        overrides: settings of configs/inference.json by their names, such as --weights other.pt.
+    """
+    with importing():
+        from carde_monai import bundles
+
+    root = Path(bundle) if bundle else bundles.packaged_bundle()
+    configs = ["inference", "sem", "segment", "suggest", *_ensemble(overrides), *_names(overlay)]
+    given = {"detectors": detectors, "pixel_size": pixel_size, "known": known, "n": n}
+    overrides = {"dataset_dir": source, "output_dir": dest, **given, "suggestions#field": field, **overrides}
     bundles.run(root, configs, overrides, training=False)
 
 
@@ -352,9 +397,9 @@ def export(
 
     Formats: pt, the weights as MONAI's bundles load them, and a .json that tells what they are; ts,
     TorchScript as MONAI writes it; pt2, a program of torch.export; onnx; openvino (.xml and .bin);
-    bioimageio, a package (.zip) for Fiji, ilastik, napari. Images may have any number and size, in multiples of 16 px.
-    pt and ts give the logit, as MONAI's applications expect it, the others the probability of carbide. Only
-    the package normalises its input; every file tells how, and the order of the detectors.
+    bioimageio, a package (.zip) for Fiji, ilastik, napari. Images may have any number and size, in multiples
+    of 16 px. pt and ts give the logit, as MONAI's applications expect it, the others the probability of
+    carbide. Only the package normalises its input; every file tells how, and the order of the detectors.
     Example: carde-monai export model.onnx --bundle mybundle
 
     Args:
@@ -489,7 +534,7 @@ VERBS = {
     verb.__name__.replace("_", "-"): verb
     for verb in (
         *(demo, synthesize, prepare, train, tune, calibrate, evaluate),
-        *(segment, measure, compare, import_carde, export, study, sync_tracking, doctor),
+        *(segment, suggest, measure, compare, import_carde, export, study, sync_tracking, doctor),
     )
 }
 NOTES = """

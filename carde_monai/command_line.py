@@ -20,6 +20,7 @@ Verb = Callable[..., None]
 
 # options that are text (or None) wherever a verb takes any option
 TEXTS = ["output_dir", "ckpt_dir", "weights", "run_file", "run_name", "experiment_name", "tracking_uri"]
+TEXTS += ["register"]
 
 
 def parse(argv: list[str], verbs: Mapping[str, Verb], notes: str) -> Callable[[], None] | None:

@@ -33,6 +33,7 @@ from carde_monai.tracking_delivery import (
 )
 from carde_monai.tracking_facts import (
     dataset_facts,
+    description,
     flatten_config,
     mlflow_key,
     network_facts,
@@ -43,6 +44,7 @@ from carde_monai.tracking_journal import SUFFIX, Journal, journals, put_away
 __all__ = [
     "MLflowRun",
     "dataset_facts",
+    "description",
     "flatten_config",
     "network_facts",
     "running_config",
@@ -106,6 +108,9 @@ class MLflowRun:
         entries = [(mlflow_key(name), float(value)) for name, value in values.items()]
         self._put("metrics", values=entries, time=get_current_time_millis(), step=step, once=once)
 
+    def tag(self, key: str, value: str) -> None:
+        self._put("tag", key=key, value=value)
+
     def dataset(self, facts: dict[str, str], source: Path, context: str) -> None:
         """Name the data set (`dataset_facts`) as an input of the run."""
         source = source.absolute()
@@ -122,6 +127,16 @@ class MLflowRun:
             size = file.stat().st_size
             self._put("file", size / UPLOAD_SPEED, path=str(file.absolute()), into=into)
 
+    def picture(self, path: Path, key: str) -> None:
+        """Show a picture among the run's charts; pictures of the same key stand side by side in the UI."""
+        seconds = path.stat().st_size / UPLOAD_SPEED
+        self._put("picture", seconds, path=str(path.absolute()), key=key, time=get_current_time_millis())
+
+    def model(self, folder: Path, name: str) -> None:
+        """Register the MLflow model in a folder as a new version of ``name``, with the metrics so far."""
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        self._put("model", size / UPLOAD_SPEED, path=str(folder.absolute()), name=name)
+
     def close(self, status: str, error: str = "") -> None:
         """End the run as FINISHED, FAILED or KILLED, and wait a while until everything is written.
 
@@ -130,7 +145,7 @@ class MLflowRun:
         if self.journal is None:
             return
         if error:
-            self._put("tag", key="error", value=error)
+            self.tag("error", error)
         if status != "RUNNING":
             self._put("end", status=status, time=get_current_time_millis())
         self._outbox.close()

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
+from PIL import Image
 
 from carde_monai.errors import InputError
 from carde_monai.outbox import brief, http_status, refused
@@ -24,6 +25,7 @@ from carde_monai.provenance import without_password
 from carde_monai.replacing import replace_text
 from carde_monai.tracking_database import create_database
 from carde_monai.tracking_journal import Journal
+from carde_monai.tracking_models import register
 
 logger = logging.getLogger("carde_monai")
 
@@ -84,6 +86,8 @@ class Delivery:
             "dataset": self._dataset,
             "json": lambda entry, doubtful: self.client.log_dict(self.id, entry["content"], entry["name"]),
             "file": self._file,
+            "picture": self._picture,
+            "model": self._model,
             "tag": lambda entry, doubtful: self.client.set_tag(self.id, entry["key"], entry["value"]),
             "end": self._end,
             "died": self._died,
@@ -219,6 +223,35 @@ class Delivery:
             renamed = Path(folder, _safe(path.name))
             shutil.copyfile(path, renamed)
             self.client.log_artifact(self.id, str(renamed), into)
+
+    def _picture(self, entry: dict[str, Any], doubtful: bool) -> None:
+        """Show a picture among the run's charts."""
+        path, time = Path(entry["path"]), entry["time"]
+        key = re.sub(r"[^\w./ -]", "_", entry["key"], flags=re.ASCII)
+        if not path.is_file():
+            return  # it is an artifact, too, and missed there
+        there = [one.path for one in self.client.list_artifacts(self.id, "images")] if doubtful else []
+        name = key.replace("/", "~")  # as MLflow calls the file
+        if any(name in one and str(time) in one and one.endswith(".webp") for one in there):
+            return
+        with Image.open(path) as picture:
+            self.client.log_image(self.id, picture, key=key, step=0, timestamp=time, synchronous=True)
+
+    def _model(self, entry: dict[str, Any], doubtful: bool) -> None:
+        """Register a model, with the figures that this session has recorded before it."""
+        name, number = entry["name"], entry["n"]
+        if not Path(entry["path"]).is_dir():
+            logger.warning("MLflow: the model %s is gone", entry["path"])
+            return
+        points = [
+            Metric(key, float(value), one["time"], one["step"])
+            for one in self.journal.entries.values()
+            if one["do"] == "metrics" and one["n"] < number
+            for key, value in one["values"]
+        ]
+        key = f"{self.journal.header['token']}.{number}"
+        version = register(self.client, self.id, Path(entry["path"]), name, key, points)
+        logger.info("MLflow: %s version %s is registered", name, version)
 
     def _end(self, entry: dict[str, Any], doubtful: bool) -> None:
         self.client.set_terminated(self.id, entry["status"], entry["time"])

@@ -71,6 +71,21 @@ def network_facts(network: torch.nn.Module | None, device: torch.device | None) 
     return facts
 
 
+def description(facts: Mapping[str, str], data: str) -> str:
+    """What MLflow's page of a run says at the top, in Markdown: network, data set, command."""
+    parameters = int(facts.get("network/parameters", 0))
+    network = f"{facts.get('network/class')}, {parameters:,} parameters, {facts.get('run/device', '')}"
+    sizes = {key.removeprefix("data/"): value for key, value in facts.items() if key.startswith("data/")}
+    sections = ", ".join(f"{value} {key}" for key, value in sizes.items() if key != "digest" and value != "0")
+    told = {
+        "Network": network if parameters else "",
+        "Data": f"{data}: {sections}" if sections else "",
+        "Command": f"`{facts['run/command']}`" if facts.get("run/command") else "",
+    }
+    text = "\n\n".join(f"**{key}** {one}" for key, one in told.items() if one)
+    return text[:MAX_PARAM_VAL_LENGTH]  # a tag takes more
+
+
 def dataset_facts(datalist: Path) -> dict[str, str]:
     """Sizes of the splits and a digest (16 hexadecimal digits) of a prepared data set; {} if unreadable.
 

@@ -141,16 +141,12 @@ class Journal:
         """
         for number in self.pending():
             entry = self.entries[number]
-            if entry["do"] != "file":
+            if entry["do"] not in ("file", "picture", "model"):
                 continue
             source = Path(entry["path"])
             target = self._files() / str(number) / source.name
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    os.link(source, target)
-                except OSError:  # another disk, or one without links
-                    shutil.copyfile(source, target)
+                _link(source, target)
             except OSError as error:
                 logger.debug("%s is not kept for MLflow: %s", source, error)
                 continue
@@ -222,6 +218,18 @@ def put_away(journal: Journal) -> bool:
     journal.keep_files()
     journal.release()
     return False
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make ``target`` a hard link to a file, or a folder of links to the files of a folder."""
+    files = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]
+    for file in files:
+        link = target / file.relative_to(source)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, link)
+        except OSError:  # another disk, or one without links
+            shutil.copyfile(file, link)
 
 
 def _parsed(text: bytes) -> Iterator[dict[str, Any]]:

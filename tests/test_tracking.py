@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +25,9 @@ from mlflow.entities import Run
 from monai.bundle import ConfigParser
 from monai.engines import SupervisedEvaluator
 from monai.handlers import StatsHandler, ValidationHandler, from_engine
+from PIL import Image
 
-from carde_monai import outbox, tracking
+from carde_monai import outbox, tracking, tracking_system
 from carde_monai.errors import InputError
 from carde_monai.handlers.tracking import MLflowEvaluation, MLflowTraining, find_files
 from carde_monai.outbox import Outbox
@@ -559,3 +561,91 @@ def test_an_unreadable_datalist_is_no_fact(tmp_path: Path) -> None:
     for text in ("", "[]", '{"training": [1]}', '{"training": [{"image": "missing.nii.gz"}]}'):
         (tmp_path / "datalist.json").write_text(text)
         assert tracking.dataset_facts(tmp_path / "datalist.json") == {}
+
+
+# ---- the machine ---------------------------------------------------------------------------------------
+
+
+class Thermometer:
+    """As MLflow's monitors: its figures are the numbers of its measurements."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def collect_metrics(self) -> None:
+        self.count += 1
+
+    def aggregate_metrics(self) -> dict[str, float]:
+        return {"temperature": float(self.count)}
+
+    def clear_metrics(self) -> None:
+        pass
+
+
+class Broken(Thermometer):
+    def collect_metrics(self) -> None:
+        raise OSError("no such counter")
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_system, "_monitors", lambda: [Broken(), Thermometer()])
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.02")
+
+
+def test_the_machine_is_measured_while_a_training_runs(
+    measured: None, store: str, experiment: str, run_file: Path
+) -> None:
+    engine = trainer([MLflowTraining(store, run_file, experiment_name=experiment)], 1)
+    engine.add_event_handler(Events.EPOCH_STARTED, lambda: time.sleep(0.2))
+    engine.run()
+    (run,) = runs(store, experiment)
+    found = history(store, run, "system/temperature")
+    assert found[:2] == [(0, 2.0), (1, 3.0)]  # the first measurement is where counting begins
+    assert not [thread for thread in threading.enumerate() if thread.name == "system metrics"]
+
+
+def test_measuring_the_machine_can_be_switched_off(measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    told: list[int] = []
+    system = tracking_system.SystemMetrics(lambda figures, step: told.append(step))
+    system.start()
+    time.sleep(0.1)
+    system.stop()
+    assert told == []
+
+
+# ---- what the UI shows ---------------------------------------------------------------------------------
+
+
+def test_a_run_tells_network_data_and_command(
+    store: str, experiment: str, run_file: Path, tmp_path: Path
+) -> None:
+    data = prepared_dataset(tmp_path / "steel")
+    trainer([MLflowTraining(store, run_file, datalist=data, experiment_name=experiment)], 1).run()
+    make_evaluator([MLflowEvaluation(store, run_file, "evaluation", experiment_name=experiment)]).run()
+    (run,) = runs(store, experiment)
+    note = run.data.tags["mlflow.note.content"]
+    assert "**Network** Conv2d, 2 parameters, cpu\n" in note
+    assert "**Data** steel: 2 training, 1 validation\n" in note and "**Command** `" in note
+    assert re.fullmatch(r"\d{4}-\d{6}_Conv2d_[0-9a-f]{4}", run.info.run_name)
+    assert run.data.tags["stage"] == "evaluation"  # the last that has been done
+    assert (
+        tracking.description({}, "") == ""
+        and len(tracking.description({"run/command": "x" * 9000}, "")) == 6000
+    )
+
+
+def test_pictures_stand_among_the_charts(store: str, experiment: str, run_file: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "best frame (1).png")
+    pictures = [tmp_path / "best frame (1).png"]
+    handler = MLflowEvaluation(store, run_file, "evaluation", artifacts=pictures, experiment_name=experiment)
+    make_evaluator([handler]).run()
+    (run,) = runs(store, experiment)
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    names = [Path(path).name for path in artifacts(store, run, "images")]
+    assert len(names) == 2 and all(name.startswith("evaluation~best frame _1_+step+0+") for name in names)
+    (whole,) = [name for name in names if name.endswith(".png")]
+    file = MlflowClient(store).download_artifacts(run.info.run_id, f"images/{whole}")
+    with Image.open(file) as picture:
+        assert picture.size == (40, 30)

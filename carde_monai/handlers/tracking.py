@@ -11,14 +11,21 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from monai.utils import convert_to_numpy
 
 from carde_monai import provenance, tracking
+from carde_monai.errors import InputError
 from carde_monai.handlers.history import EpochFigures, scalars
 from carde_monai.signals import on_sigterm
+from carde_monai.tracking_system import SystemMetrics
+
+if TYPE_CHECKING:
+    from carde_monai.registry import Registration
 
 logger = logging.getLogger("carde_monai")
 
@@ -83,20 +90,24 @@ class RunHandler:
         facts |= tracking.network_facts(
             getattr(engine, "network", None), getattr(engine.state, "device", None)
         )
-        tags = {"mlflow.source.name": "carde_monai", "mlflow.source.type": "LOCAL", **self.tags}
+        tags = {"mlflow.source.name": "carde_monai", "mlflow.source.type": "LOCAL", "stage": self.stage}
+        name = self.datalist.absolute().parent.name if self.datalist else ""
+        tags |= {MLFLOW_RUN_NOTE: tracking.description(facts, name), **self.tags}
         if facts["run/git_commit"]:
             tags["mlflow.source.git.commit"] = facts["run/git_commit"].removesuffix("-dirty")
         params = tracking.flatten_config(self.config) | facts
-        run.open(self.run_name or self._new_name(), tags, params, self.resume)
+        run.open(self.run_name or self._new_name(facts.get("network/class", "")), tags, params, self.resume)
         if self.config:
             run.json(self.config, f"{self.folder}/config.json".lstrip("/"))
         if self.datalist and data:
             run.dataset(data, self.datalist, self.stage)
 
-    def _new_name(self) -> str:
+    def _new_name(self, network: str) -> str:
         # secrets: the generators of random and numpy start every training with the same seed
-        parts = (self.experiment_name, self.folder, time.strftime("%Y%m%d-%H%M%S"), secrets.token_hex(2))
-        return "_".join(filter(None, parts))
+        end = secrets.token_hex(2)
+        if not self.folder:  # MLflow's table shows some twenty characters: what differs comes first
+            return "_".join(filter(None, (time.strftime("%m%d-%H%M%S"), network, end)))
+        return "_".join((self.experiment_name, self.folder, time.strftime("%Y%m%d-%H%M%S"), end))
 
     def _close(self, status: str, error: str) -> None:
         if self.run is not None:
@@ -105,6 +116,8 @@ class RunHandler:
                 logger.warning("MLflow: there is no artifact %s", ", ".join(missing))
             for path in found:
                 self.run.file(path, self.folder)
+                if path.suffix == ".png":
+                    self.run.picture(path, f"{self.stage}/{path.stem}")
             self.run.close(status, error)
         self.run = None
 
@@ -114,7 +127,7 @@ class MLflowTraining(RunHandler):
 
     Attach it to the trainer, on all ranks. Parameters: the bundle's config, one an id (`flatten_config`),
     network, device, versions, git commit, command line, data set (`dataset_facts`). Metrics:
-    `EpochFigures`, step = epoch.
+    `EpochFigures`, step = epoch; those of the machine (`SystemMetrics`).
 
     Args:
         tracking_uri: ``sqlite:///<folder>/mlflow.db`` (artifacts in ``<folder>/mlartifacts``), the
@@ -127,7 +140,7 @@ class MLflowTraining(RunHandler):
         datalist: ``datalist.json`` of the data set.
         artifacts: files, directories and glob patterns, uploaded at the end; one warning tells the missing.
         experiment_name: MLflow experiment, created if need be.
-        run_name: default: experiment's name, time and random digits. A name that is taken gets a suffix.
+        run_name: default: month, day and time, network, random digits. A name that is taken gets a suffix.
         tags: of the run, such as mlflow.parentRunId, which nests it in another.
         resume: continue the run that ``run_file`` tells, as a training that is resumed should.
 
@@ -152,11 +165,23 @@ class MLflowTraining(RunHandler):
         self.datalist, self.artifacts = Path(datalist) if datalist else None, artifacts
         self.evaluator, self.run_name = evaluator, run_name or ""
         self._first = True
+        self._system: SystemMetrics | None = None
 
     def attach(self, engine: Engine) -> None:
         super().attach(engine)
         if self.tracking_uri is not None:
             EpochFigures(self, self.evaluator).attach(engine)
+
+    def _open(self, engine: Engine) -> None:
+        super()._open(engine)
+        if self.run is not None:
+            self._system = SystemMetrics(self.run.metrics)
+            self._system.start()
+
+    def _close(self, status: str, error: str) -> None:
+        if self._system is not None:
+            self._system.stop()
+        super()._close(status, error)
 
     def __call__(self, engine: Engine, figures: dict[str, float]) -> None:
         """Record the figures of an epoch."""
@@ -177,6 +202,10 @@ class MLflowEvaluation(RunHandler):
 
     Args:
         stage: for example "calibration" or "evaluation".
+        registration: registers the evaluated bundle as a model, if the engine runs to its end.
+
+    Raises:
+        InputError: there is something to register, and MLflow is switched off.
     """
 
     def __init__(
@@ -187,8 +216,13 @@ class MLflowEvaluation(RunHandler):
         datalist: str | Path | None = None,
         artifacts: Sequence[str | Path] = (),
         experiment_name: str = "carde_monai",
+        registration: Registration | None = None,
     ) -> None:
         super().__init__(tracking_uri, run_file, experiment_name)
+        if registration is not None and self.tracking_uri is None:
+            wrong = "needs MLflow, which is switched off"
+            raise InputError(f"--register {registration.name}", wrong, "give a --tracking_uri")
+        self.registration = registration
         self.datalist, self.artifacts = Path(datalist) if datalist else None, artifacts
         self.stage = self.folder = stage
         self.resume = True
@@ -197,6 +231,10 @@ class MLflowEvaluation(RunHandler):
         if self.run is not None:
             metrics = scalars(engine.state.metrics)
             self.run.metrics({f"{self.stage}/{name}": value for name, value in metrics.items()})
+            self.run.tag("stage", self.stage)
+            if self.registration is not None:
+                frame = convert_to_numpy(engine.state.batch[0]["raw"])
+                self.run.model(self.registration.save(self.config, frame), self.registration.name)
 
 
 class Terminated(SystemExit):
