@@ -17,7 +17,7 @@ from carde_monai import __version__
 from carde_monai.bundle_checks import check_overrides, check_places, explained
 from carde_monai.bundles import config_files
 from carde_monai.errors import InputError
-from carde_monai.provenance import file_digest, temperature_record, weight_files
+from carde_monai.provenance import calibration_origin, file_digest, temperature_record, weight_files
 
 INPUT, LOGIT, PROBABILITY = "image", "logit", "probability"
 MEANING = {
@@ -77,8 +77,6 @@ class Model:
         """What goes into a file, as JSON: ``output`` is LOGIT or PROBABILITY, ``step`` divides sides."""
         digest = file_digest(self.weights)
         record = temperature_record(self.weights, digest)
-        section = record.get("section")
-        origin = f"fitted on {section} micrographs" if section else f"imported with {record.get('source')}"
         return {
             "name": self.metadata["name"],
             "version": self.metadata["version"],
@@ -94,7 +92,7 @@ class Model:
             },
             "output": {"name": output, "axes": "batch, channel, row, column", "meaning": MEANING[output]},
             "temperature": record.get("total_temperature"),
-            "calibration": f"{origin}, folded into the weights" if record else "not known to be calibrated",
+            "calibration": calibration_origin(record) + (", folded into the weights" if record else ""),
             "network": self.parser["network_def"],
             "weights": self.weights.name,
             "weights_sha256": digest,

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,19 @@ def weight_files(weights: str | Path) -> list[Path]:
 
 def _facts_of(weights: Path) -> dict[str, str]:
     digest = file_digest(weights)
-    temperature = "not known to be calibrated"
-    if record := temperature_record(weights, digest):
-        origin = record.get("section", "")
-        origin = f"fitted on {origin} micrographs" if origin else f"imported with {record.get('source')}"
-        temperature = f"{record['total_temperature']:.3g}, {origin}"
+    record = temperature_record(weights, digest)
+    temperature = calibration_origin(record)
+    if record:
+        temperature = f"{record['total_temperature']:.3g}, {temperature}"
     return {"weights": f"{weights} (SHA-256 {digest[:16]}…)", "temperature": temperature}
+
+
+def calibration_origin(record: Mapping[str, Any]) -> str:
+    """Where the temperature of a `temperature_record` comes from, in words; of {} that there is none."""
+    if not record:
+        return "not known to be calibrated"
+    section = record.get("section")
+    return f"fitted on {section} micrographs" if section else f"imported with {record.get('source')}"
 
 
 def temperature_record(weights: Path, digest: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 
+from carde_monai.bundles import packaged_bundle
 from carde_monai.errors import InputError
 from carde_monai.provenance import file_digest, temperature_record, weight_files
 from carde_monai.replacing import PART
@@ -26,16 +27,6 @@ EXAMPLE = 64  # rows and columns of the input example: it is stored as text
 PINNED = ("carde-monai", "mlflow", "monai", "numpy", "openvino", "pytorch-ignite", "scikit-image", "torch")
 # what decides on the probability, in inference.json and in a training's configs alike
 SHARED = ("network_def", "normalize", "window_size", "window", "inferer", "unpack", "checkpointloader")
-NOTHING = {"_target_": "Identityd", "keys": "image"}
-IN_MEMORY = {
-    "load": NOTHING,
-    "drop_z": NOTHING,
-    "dataset#data": [{}],
-    "save_mask": NOTHING | {"keys": "pred"},
-    "save_probability": NOTHING | {"keys": "pred"},
-    "save_map": NOTHING | {"keys": "pred"},
-    "handlers": [],
-}
 
 
 class Registration:
@@ -80,14 +71,17 @@ class Registration:
 def pack(bundle_root: Path, weights: str, config: Mapping[str, Any], dest: Path) -> None:
     """Write a bundle that segments arrays as ``config``, an evaluation's, segments files.
 
-    ``configs/inference.json`` is the bundle's own; ``configs/served.json``, an overlay on it, says what
-    differs; the weights lie in ``models``, with the record of their calibration.
+    ``configs/inference.json`` is the bundle's own, ``configs/in_memory.json`` the overlay for arrays;
+    ``configs/served.json``, a further overlay, says what differs; the weights lie in ``models``, with the
+    record of their calibration.
     """
     configs, models = dest / "configs", dest / "models"
     for folder in (configs, models):
         folder.mkdir(parents=True)
     for name in ("inference.json", "metadata.json"):
         shutil.copyfile(bundle_root / "configs" / name, configs / name)
+    # bundles that were made by an earlier version have none
+    shutil.copyfile(packaged_bundle() / "configs" / "in_memory.json", configs / "in_memory.json")
     files = weight_files(weights)
     names = ["model.pt"] if len(files) == 1 else [f"model_{i}.pt" for i in range(len(files))]
     for file, name in zip(files, names, strict=True):
@@ -96,7 +90,7 @@ def pack(bundle_root: Path, weights: str, config: Mapping[str, Any], dest: Path)
             beside = "calibration.json" if len(files) == 1 else f"{Path(name).stem}.json"
             (models / beside).write_text(json.dumps(record, indent=4), encoding="utf-8")
     base = json.loads((configs / "inference.json").read_text(encoding="utf-8"))
-    served = evaluated(config, base) | IN_MEMORY
+    served = evaluated(config, base)
     served["weights"] = "$" + " + ',' + ".join(f"@bundle_root + '/models/{name}'" for name in names)
     (configs / "served.json").write_text(json.dumps(served, indent=4), encoding="utf-8")
 
@@ -154,9 +148,9 @@ class BundleModel:
     def __init__(self, bundle: str | Path) -> None:
         configs = Path(bundle, "configs")
         parser = ConfigParser()
-        parser.read_config([str(configs / "inference.json"), str(configs / "served.json")])
+        parser.read_config([str(configs / f"{name}.json") for name in ("inference", "in_memory", "served")])
         parser.read_meta(str(configs / "metadata.json"))
-        parser.update({"bundle_root": str(bundle)})
+        parser.update({"bundle_root": str(bundle), "images": [None]})
         parser.get_parsed_content("initialize")
         self._dataset = parser.get_parsed_content("dataset")
         self._evaluator = parser.get_parsed_content("evaluator")
