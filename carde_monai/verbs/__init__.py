@@ -1,0 +1,19 @@
+"""The verbs of the command line, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def overlay_names(overlay: str | None) -> list[str]:
+    """The configs that ``--overlay a,b`` names."""
+    return [name.strip() for name in (overlay or "").split(",") if name.strip()]
+
+
+def ensemble(overrides: Mapping[str, Any]) -> list[str]:
+    """The config that ``--weights a.pt,b.pt`` needs."""
+    from carde_monai.provenance import weight_files
+
+    weights = overrides.get("weights")
+    return ["ensemble"] if weights is not None and len(weight_files(weights)) > 1 else []
