@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,18 +79,37 @@ def test_the_pickles_are_evil_indeed(mark: Path, tmp_path: Path) -> None:
         mark.rmdir()
 
 
+def unlabelled(raw: Path, tmp_path: Path) -> Path:
+    """The raw micrographs without their labels."""
+    folder = tmp_path / "unlabelled"
+    folder.mkdir()
+    for path in raw.glob("*.tif"):
+        shutil.copy(path, folder)
+    return folder
+
+
 @WRITERS
-@pytest.mark.parametrize("verb", ["train", "calibrate", "evaluate", "segment"])
+@pytest.mark.parametrize("verb", ["train", "calibrate", "evaluate", "segment", "suggest", "export"])
 def test_no_verb_runs_the_code_of_weights(
-    verb: str, write: Callable[[Any, Path], None], mark: Path, bundle: Path, dataset: Path, tmp_path: Path
+    verb: str,
+    write: Callable[[Any, Path], None],
+    mark: Path,
+    bundle: Path,
+    dataset: Path,
+    raw: Path,
+    tmp_path: Path,
 ) -> None:
     evil = bundle / "models" / "evil.pt"
     write({"model": Evil(mark)}, evil)
-    if verb == "segment":
-        overrides: dict[str, Any] = {"weights": str(evil), "dest": str(tmp_path / "out")}
-    else:
-        overrides = QUICK | {"weights": str(evil), "output_dir": str(tmp_path / "out")}
-    said = refuses(mark, lambda: command_line.VERBS[verb](str(dataset), bundle=str(bundle), **overrides))
+    out = str(tmp_path / "out")
+    call = {
+        "segment": ((dataset, out), {}),
+        "suggest": ((unlabelled(raw, tmp_path), out), {}),
+        "export": ((f"{out}.onnx",), {}),
+    }
+    places, overrides = call.get(verb, ((dataset,), QUICK | {"output_dir": out}))
+    told = {"bundle": str(bundle), "weights": str(evil), **overrides}
+    said = refuses(mark, lambda: command_line.VERBS[verb](*map(str, places), **told))
     assert "evil.pt" in said
 
 

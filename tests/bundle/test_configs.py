@@ -251,20 +251,17 @@ def test_inference_repeats_the_facts_of_training() -> None:
         assert ours == theirs
 
 
-@pytest.mark.parametrize(
-    "overlay",
-    [
-        *("calibrate", "evaluate", "multi_gpu_train", "sem", "segment", "unet", "carde_unet"),
-        *("mean_variance", "tta", "ensemble", "tune", "tiles", "study", "study_tiles", "in_memory"),
-        *("federated", "federated_evaluate"),
-    ],
-)
+# what an overlay comes after, if not train.json alone
+BASES = dict.fromkeys(("sem", "segment", "sharded", "prepared", "in_memory"), ("inference",))
+BASES |= dict.fromkeys(("study", "study_tiles"), ("train", "evaluate"))
+BASES |= {"suggest": ("inference", "sem", "segment")}
+WHOLE = {"train", "inference", "metadata"}
+
+
+@pytest.mark.parametrize("overlay", sorted({path.stem for path in CONFIGS.glob("*.json")} - WHOLE))
 def test_overlays_patch_what_exists(overlay) -> None:
     base = ConfigParser()
-    bases = {"sem": ["inference"], "segment": ["inference"], "sharded": ["inference"]}
-    bases |= {"prepared": ["inference"], "in_memory": ["inference"]}
-    bases |= {"study": ["train", "evaluate"], "study_tiles": ["train", "evaluate"]}
-    base.read_config(files(*bases.get(overlay, ["train"])))
+    base.read_config(files(*BASES.get(overlay, ("train",))))
     for key in json.loads(Path(files(overlay)[0]).read_text()):
         parent = key.lstrip("+").rpartition("#")[0]
         assert not parent or parent in base, f"{overlay}.json patches {parent}, which nobody defines"
