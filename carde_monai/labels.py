@@ -31,14 +31,25 @@ TOLERANCE = 8  # grey values a channel; drawing programs and colour profiles rou
 
 @dataclass(frozen=True)
 class LabelRule:
-    """What in a label file is particle: class values, a colour, or (neither given) all that is not 0."""
+    """What in a label file is particle: class values, a colour, or (neither given) all that is not 0.
+
+    With several ``classes`` the values 1 to that number are kept apart, and 0 is the matrix.
+    """
 
     values: tuple[int, ...] | None = None
     colour: Colour | None = None
+    classes: int = 1
 
     @classmethod
-    def parse(cls, value: object = None, colour: object = None) -> LabelRule:
+    def parse(cls, value: object = None, colour: object = None, classes: object = 1) -> LabelRule:
         """Make a rule from what stands on the command line: ``1``, ``"1,3"``, ``(1, 3)``, ``"9,9,9"``."""
+        if type(classes) is not int or not 1 <= classes < MANY:
+            raise InputError(f"--classes {classes}", "is no number of classes", f"give 1 to {MANY - 1}")
+        if classes > 1:
+            if value is not None or colour is not None:
+                wrong = "given together with a value or colour"
+                raise InputError("--classes", wrong, "leave out one of them")
+            return cls(classes=classes)
         values = _integers(value, "--label_value", "1")
         channels = _integers(colour, "--label_color", "128,255,255")
         if values and channels:
@@ -101,11 +112,27 @@ def read_label(
 ) -> npt.NDArray[np.uint8]:
     """Read a label as a mask of 0 and 1 with the (H, W) ``shape`` of its micrograph, the file ``image``.
 
-    A label of the full frame, ``info_bar_rows`` higher than the micrograph, is cut like the micrograph.
-    Raises InputError when the label cannot be read, has another size, or leaves open what is particle.
+    With several classes its values are their numbers. A label of the full frame, ``info_bar_rows`` higher
+    than the micrograph, is cut like the micrograph. Raises InputError when the label cannot be read, has
+    another size, leaves open what is particle, or has other values than the classes.
     """
     pixels = cut_to(read_picture(path, rule), shape, info_bar_rows, path, image)
+    if rule.classes > 1:
+        return _to_classes(pixels, rule.classes, path)
     return _to_mask(pixels, rule, path).astype(np.uint8)
+
+
+def _to_classes(pixels: Array, classes: int, path: Path) -> npt.NDArray[np.uint8]:
+    _check_finite(pixels, path)
+    if pixels.ndim == 3:
+        if (pixels != pixels[..., :1]).any():
+            raise InputError(path, "is coloured", "save the numbers of the classes as an 8-bit grey image")
+        pixels = pixels[..., 0]
+    strange = np.setdiff1d(pixels, np.arange(classes + 1))
+    if strange.size:
+        found = f"holds the value {strange[0]:g}, but of {classes} classes"
+        raise InputError(path, found, f"number them 1 to {classes}, and the matrix 0")
+    return pixels.astype(np.uint8)
 
 
 def cut_to(pixels: Array, shape: tuple[int, int], info_bar_rows: int, path: Path, image: Path) -> Array:

@@ -33,19 +33,20 @@ def bf16_is_fast(device: torch.device | str) -> bool:
 def autocast(network: nn.Module, enabled: bool) -> nn.Module:
     """Let ``network`` compute in bfloat16 on whatever device its input is on, and return float32.
 
-    MONAI's engines autocast on "cuda" only. Wrapping the instance's ``forward`` keeps the parameter names,
-    so the checkpoint is the same with and without; bfloat16 has float32's range and needs no loss scaling.
+    MONAI's engines autocast on "cuda" only. The instance gets a class of its own, so that parameter names,
+    and with them checkpoints, are the same with and without, and so that copies of it (a moving average of
+    its weights) compute alike; bfloat16 has float32's range and needs no loss scaling.
     """
-    if not enabled:
+    kind = type(network)
+    if not enabled or hasattr(kind, "in_bfloat16"):
         return network
-    forward = network.forward
 
-    @functools.wraps(forward)
-    def mixed(image: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    @functools.wraps(kind.forward)
+    def forward(self: nn.Module, image: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         with torch.autocast(image.device.type, torch.bfloat16):
-            return forward(image, *args, **kwargs).float()
+            return kind.forward(self, image, *args, **kwargs).float()
 
-    network.forward = mixed  # type: ignore[method-assign]
+    network.__class__ = type(f"Mixed{kind.__name__}", (kind,), {"forward": forward, "in_bfloat16": True})
     return network
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from carde_monai.draft import check_replaced
 from carde_monai.errors import Failure, InputError
-from carde_monai.sem import Scan
+from carde_monai.sem import Scan, pixel_affine
 from carde_monai.sem_pixels import check_size
 
 logger = logging.getLogger("carde_monai")
@@ -24,6 +24,9 @@ Array = npt.NDArray[Any]
 
 CHUNK = 1 << 20
 SUFFIX = (".nii", ".nii.gz")
+# ITK takes a vector image of one slice for a plane, and its 3-D readers make that 1 mm thick; a label of any
+# other thickness would not have the geometry of its image in 3D Slicer and ITK-SNAP.
+THICKNESS_UM = 1000.0
 
 
 def read_nifti(path: Path) -> tuple[Array, float | None]:
@@ -56,6 +59,23 @@ def read_nifti(path: Path) -> tuple[Array, float | None]:
     size = float(image.header.get_zooms()[0]) if known else None
     plane = plane.reshape(*plane.shape[:2], -1)
     return (plane[..., 0] if plane.shape[-1] == 1 else plane), size
+
+
+def write_nifti(array: npt.NDArray[Any], path: Path, pixel_size_um: float | None) -> None:
+    """Write (H, W, 1) or, as a vector image, (H, W, 1, 1, C) as NIfTI that stands upright in medical viewers.
+
+    Rows run to posterior, columns to left; lengths are in micrometres, or in pixels (unit unknown) where the
+    pixel size is None.
+    """
+    affine = pixel_affine(pixel_size_um)
+    affine[2, 2] = 1.0 if pixel_size_um is None else THICKNESS_UM
+    image = nib.Nifti1Image(np.ascontiguousarray(array), affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units("micron" if pixel_size_um else "unknown")
+    if array.ndim == 5:
+        image.header.set_intent("vector")
+    nib.save(image, path)  # nibabel compresses at level 1: fast, and micrographs hardly shrink further
 
 
 def scan(dataset_dir: str | Path) -> Scan:

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from carde_monai import datalist
@@ -20,18 +18,16 @@ from carde_monai.draft import Draft
 from carde_monai.errors import Failure, InputError, write_failures
 from carde_monai.labels import LabelRule, read_label
 from carde_monai.locking import claimed
+from carde_monai.nifti import write_nifti
 from carde_monai.pixel_sizes import PixelSizes
 from carde_monai.provenance import program
 from carde_monai.quick_look import quick_look
-from carde_monai.sem import check_contrast, pixel_affine, read_micrograph
+from carde_monai.sem import check_contrast, read_micrograph
 from carde_monai.sources import Found, find_all
 from carde_monai.stamps import digests
 
 logger = logging.getLogger(__name__)
 
-# ITK takes a vector image of one slice for a plane, and its 3-D readers make that 1 mm thick; a label of any
-# other thickness would not have the geometry of its image in 3D Slicer and ITK-SNAP.
-THICKNESS_UM = 1000.0
 FACTS = ("pixel_size_um", "info_bar_rows", "coverage")  # of a micrograph, in the order of `Prepared`
 
 
@@ -57,6 +53,7 @@ def prepare(
     detectors: int = 2,
     label_value: int | str | Sequence[int] | None = None,
     label_color: str | Sequence[int] | None = None,
+    classes: int = 1,
     overwrite: bool = False,
 ) -> list[Failure]:
     """Write the micrographs and labels of a folder as a MONAI data set and return those that failed.
@@ -64,17 +61,18 @@ def prepare(
     ``source`` is a folder of images, or holds ``images/``, ``labels/`` and ``hold-out/``, or raw folders with
     ``Original SEM Images/``. ``pixel_size`` is in micrometres, or a table (`PixelSizes`), and wins over the
     files' own. ``folds`` is a number of folds or a CSV file (columns name, fold) and replaces ``split``, the
-    weights of training, validation and test. Labels are two-valued, classes (``label_value``) or drawn in a
-    colour (``label_color``: R,G,B). A data set that ``dest`` already holds is replaced as a whole, or left
-    alone on an error. What it has of micrographs, labels and settings that are still the same stays, and a
-    run that was killed is continued, unless ``overwrite``. Raises InputError when nothing can be prepared or
-    an option does not fit; a fault of one micrograph does not stop the others.
+    weights of training, validation and test. Labels are two-valued, classes (``label_value``), drawn in a
+    colour (``label_color``: R,G,B) or, with several ``classes``, their numbers. A data set that ``dest``
+    already holds is replaced as a whole, or left alone on an error. What it has of micrographs, labels and
+    settings that are still the same stays, and a run that was killed is continued, unless ``overwrite``.
+    Raises InputError when nothing can be prepared or an option does not fit; a fault of one micrograph does
+    not stop the others.
     """
     source, dest = Path(source).absolute(), Path(dest).absolute()
     labels = Path(labels).absolute() if labels else None
     sizes = PixelSizes(pixel_size)
     _check_places(source, dest, labels)
-    found, failures = find_all(source, detectors, labels, LabelRule.parse(label_value, label_color))
+    found, failures = find_all(source, detectors, labels, LabelRule.parse(label_value, label_color, classes))
     table = _fold_table(found, failures, folds)
     if found:  # an option that does not fit is better said now than after the work
         _share([one.name for one in found if one.label and not one.holdout], table, split, seed)
@@ -85,7 +83,7 @@ def prepare(
             _check_result(source, done, failures)
             names = [one.item["name"] for one in done if one.coverage is not None and not one.holdout]
             sections = _sections(done, _share(names, table, split, seed))
-            draft.publish(_describe(source.name, detectors, done, sections) | sections)
+            draft.publish(_describe(source.name, detectors, classes, done, sections) | sections)
     except OSError as error:
         raise InputError(dest, f"cannot be written ({error})", "choose another folder") from error
     for line in sizes.complaints():
@@ -218,7 +216,7 @@ def _convert(one: Found, staging: Path, pixel_size: float | None) -> tuple[dict[
         "item": item,
         "pixel_size_um": size,
         "info_bar_rows": image.info_bar_rows,
-        "coverage": None if mask is None else round(float(mask.mean()), 6),
+        "coverage": None if mask is None else round(float((mask > 0).mean()), 6),
         "pixels": hashlib.sha256(np.ascontiguousarray(image.pixels)).hexdigest(),
         "warnings": image.warnings,
     }
@@ -236,23 +234,6 @@ def _check_copy(one: Found, pixels: str, seen: dict[str, str]) -> None:
     other = seen.setdefault(pixels, str(path))
     if other != str(path):
         raise InputError(path, f"is a copy of {other}", "remove one of them")
-
-
-def write_nifti(array: npt.NDArray[Any], path: Path, pixel_size_um: float | None) -> None:
-    """Write (H, W, 1) or, as a vector image, (H, W, 1, 1, C) as NIfTI that stands upright in medical viewers.
-
-    Rows run to posterior, columns to left; lengths are in micrometres, or in pixels (unit unknown) where the
-    pixel size is None.
-    """
-    affine = pixel_affine(pixel_size_um)
-    affine[2, 2] = 1.0 if pixel_size_um is None else THICKNESS_UM
-    image = nib.Nifti1Image(np.ascontiguousarray(array), affine)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("micron" if pixel_size_um else "unknown")
-    if array.ndim == 5:
-        image.header.set_intent("vector")
-    nib.save(image, path)  # nibabel compresses at level 1: fast, and micrographs hardly shrink further
 
 
 def _check_result(source: Path, done: list[Prepared], failures: list[Failure]) -> None:
@@ -277,7 +258,11 @@ def _sections(
 
 
 def _describe(
-    name: str, detectors: int, done: list[Prepared], sections: dict[str, list[dict[str, Any]]]
+    name: str,
+    detectors: int,
+    classes: int,
+    done: list[Prepared],
+    sections: dict[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
     """What stands in a Decathlon data list beside the sections, and the facts of each micrograph."""
     facts = {
@@ -295,7 +280,13 @@ def _describe(
         "modality": {"0": "SE2", "1": "InLens"}
         if detectors == 2
         else {"0": "SEM", "1": "SEM, the same again"},
-        "labels": {"0": "matrix", "1": "carbide"},
+        "labels": {"0": "matrix", **_names(classes)},
         **{f"num{section.capitalize()}": len(items) for section, items in sections.items()},
         "micrographs": facts,
     }
+
+
+def _names(classes: int) -> dict[str, str]:
+    if classes == 1:
+        return {"1": "carbide"}
+    return {str(number): f"class {number}" for number in range(1, classes + 1)}

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from carde_monai import bundles, datalist
 from carde_monai.errors import InputError
 from carde_monai.handlers.segmentation import pixel_size_um
-from carde_monai.prepare import write_nifti
+from carde_monai.nifti import write_nifti
 from carde_monai.replacing import replace_text
 
 SIZES = (1, 2, 4, 10)  # annotated micrographs of the learning curve

@@ -57,17 +57,21 @@ def log_odds(positive: Tensor, negative: Tensor) -> Tensor:
 class Combined(MapTransform):
     """Turn the logits (k, H, W) of k members into the logit (1, H, W) of their mean probability.
 
-    Their mutual information in nats goes to ``map_key``, (1, H, W).
+    Their mutual information in nats goes to ``map_key``, (1, H, W). Of several ``classes`` the logits are
+    (k classes, H, W), member by member, and the results (classes, H, W).
     """
 
-    def __init__(self, keys: KeysCollection = "pred", map_key: str = "mutual_information") -> None:
+    def __init__(
+        self, keys: KeysCollection = "pred", map_key: str = "mutual_information", classes: int = 1
+    ) -> None:
         super().__init__(keys)
-        self.map_key = map_key
+        self.map_key, self.classes = map_key, classes
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
-            both = combine(convert_to_tensor(item[key], track_meta=False).unsqueeze(1))
+            logits = convert_to_tensor(item[key], track_meta=False)
+            both = combine(logits.unflatten(0, (-1, self.classes)))
             item[key], item[self.map_key] = (convert_to_dst_type(one, item[key])[0] for one in both)
         return item
 
@@ -76,13 +80,13 @@ class SymmetryInferer(Inferer):
     """Run ``inferer`` on the eight rotations and flips of the image (N, C, H, W) and turn the results back.
 
     The result (N, 8 k, H, W) holds the logits of all, for `Combined`; k is the number of networks of an
-    `Ensemble`, else 1. It surrounds the sliding window, whose places are not symmetric, so that the mean
+    `Ensemble`, else 1, times that of ``classes``. It surrounds the sliding window, whose places are not symmetric, so that the mean
     turns exactly with the image. InputError for a network of another number of outputs.
     """
 
-    def __init__(self, inferer: Inferer) -> None:
+    def __init__(self, inferer: Inferer, classes: int = 1) -> None:
         super().__init__()
-        self.inferer = inferer
+        self.inferer, self.classes = inferer, classes
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         image, logits = convert_to_tensor(inputs, track_meta=False), None
@@ -93,7 +97,8 @@ class SymmetryInferer(Inferer):
             found = convert_to_tensor(self.inferer(seen, network, *args, **kwargs), track_meta=False)
             found = torch.rot90(found, -turns, (-2, -1))
             if logits is None:
-                _check_channels(found, len(network.states) if isinstance(network, Ensemble) else 1)
+                members = len(network.states) if isinstance(network, Ensemble) else 1
+                _check_channels(found, members * self.classes)
                 logits = found.new_empty((len(found), len(SYMMETRIES), *found.shape[1:]))
             logits[:, place] = found.flip(-1) if flip else found
         assert logits is not None
@@ -103,17 +108,17 @@ class SymmetryInferer(Inferer):
 class Ensemble(nn.Module):
     """One network with the weights of several: (N, C, H, W) becomes (N, k, H, W), a logit for each of them.
 
-    ``states`` are complete state dicts of ``network``, on its device. InputError for a network of several
-    outputs.
+    ``states`` are complete state dicts of ``network``, on its device; with several ``classes``, k is their
+    number times that of the states. InputError for a network of another number of outputs.
     """
 
-    def __init__(self, network: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> None:
+    def __init__(self, network: nn.Module, states: Sequence[Mapping[str, Tensor]], classes: int = 1) -> None:
         super().__init__()
-        self.network, self.states = network, [dict(state) for state in states]
+        self.network, self.states, self.classes = network, [dict(state) for state in states], classes
 
     def forward(self, image: Tensor) -> Tensor:
         found = [torch.func.functional_call(self.network, state, (image,)) for state in self.states]
-        _check_channels(found[0], 1)
+        _check_channels(found[0], self.classes)
         return torch.cat(found, dim=1)
 
 
@@ -126,17 +131,21 @@ class EnsembleLoader:
     """
 
     def __init__(
-        self, load_path: str, load_dict: Mapping[str, nn.Module], map_location: torch.device | None = None
+        self,
+        load_path: str,
+        load_dict: Mapping[str, nn.Module],
+        map_location: torch.device | None = None,
+        classes: int = 1,
     ) -> None:
         self.paths = weight_files(load_path)
         (self.network,) = load_dict.values()
-        self.device = map_location
+        self.device, self.classes = map_location, classes
 
     def __call__(self, engine: Engine) -> None:
         if not isinstance(engine, Evaluator):
             raise InputError("an ensemble", "cannot be trained", "train its networks one by one")
         states = [read_weights(path, self.network, self.device) for path in self.paths]
-        engine.network = Ensemble(self.network, states)  # type: ignore[attr-defined]
+        engine.network = Ensemble(self.network, states, self.classes)  # type: ignore[attr-defined]
 
 
 def read_weights(path: Path, network: nn.Module, device: torch.device | None = None) -> dict[str, Tensor]:
@@ -161,5 +170,6 @@ def read_weights(path: Path, network: nn.Module, device: torch.device | None = N
 
 def _check_channels(logits: Tensor, expected: int) -> None:
     if logits.shape[1] != expected:
-        wrong = f"needs networks of one output, this one has {logits.shape[1]}"
+        needed = "one output" if expected == 1 else f"{expected} outputs"
+        wrong = f"needs networks of {needed}, this one has {logits.shape[1]}"
         raise InputError("a mean over symmetries or networks", wrong, "use it without mean_variance.json")

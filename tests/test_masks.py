@@ -15,9 +15,9 @@ from carde_monai.errors import InputError
 from carde_monai.labels import LabelRule
 from carde_monai.masks import Source, find_images, find_masks, measure_masks, read_field, read_nifti
 from carde_monai.measurement import Settings
+from carde_monai.nifti import write_nifti
 from carde_monai.particles import label_particles, save_labels
 from carde_monai.pixel_sizes import PixelSizes
-from carde_monai.prepare import write_nifti
 from carde_monai.report import write_segmentation
 
 SHAPE = (60, 80)

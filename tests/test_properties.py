@@ -24,9 +24,8 @@ from skimage.measure import perimeter_crofton, regionprops_table
 
 from carde_monai import datalist
 from carde_monai.errors import InputError
-from carde_monai.nifti import read_nifti
+from carde_monai.nifti import read_nifti, write_nifti
 from carde_monai.particles import measure_particles
-from carde_monai.prepare import write_nifti
 from carde_monai.sem import SEMReader, find_micrographs, pixel_affine, read_micrograph
 from carde_monai.sem_files import order_pair
 from carde_monai.sem_metadata import CHAMBER, IN_COLUMN

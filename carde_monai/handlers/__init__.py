@@ -1,6 +1,7 @@
 """ignite handlers that MONAI does not have."""
 
 from carde_monai.handlers.baseline import SimpleITKBaseline
+from carde_monai.handlers.classes import ClassReport
 from carde_monai.handlers.evaluation import MicrographReport
 from carde_monai.handlers.history import History
 from carde_monai.handlers.mean_variance import WarmUp
@@ -11,6 +12,7 @@ from carde_monai.handlers.temperature import TemperatureScaling
 from carde_monai.handlers.tracking import MLflowEvaluation, MLflowTraining
 
 __all__ = [
+    "ClassReport",
     "History",
     "MLflowEvaluation",
     "MLflowTraining",

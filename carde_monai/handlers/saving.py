@@ -64,3 +64,15 @@ class BestModel(CheckpointSaver):
     def state_dict(self) -> dict[str, Any]:
         """The score of the saved checkpoint."""
         return self._best.state_dict()
+
+
+class LastModel(BestModel):
+    """Saves the checkpoint of every validation in the place of the one before, whatever its metric.
+
+    For trainings of a fixed length whose validation micrographs may not choose the weights.
+    """
+
+    def __init__(self, save_dir: str | Path, save_dict: dict[str, Any], filename: str = "model.pt") -> None:
+        super().__init__(save_dir, save_dict, filename)
+        self._best.score_function = lambda engine: engine.state.epoch
+        self._best.greater_or_equal = True

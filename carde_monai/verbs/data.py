@@ -42,6 +42,7 @@ def prepare(
     detectors: int = 2,
     label_value: str | int | None = None,
     label_color: str | None = None,
+    classes: int = 1,
     overwrite: bool = False,
 ) -> None:
     """Turn a folder of raw micrographs and labels into a data set to train on.
@@ -66,6 +67,8 @@ def prepare(
         detectors: 2 for SE2/InLens pairs; 1 for single images (TIFF or PNG of any name).
         label_value: class index (or indices, 1,3) that is the carbide, for labels with several classes.
         label_color: r,g,b of the carbides in labels drawn in colour over the frame.
+        classes: how many classes the labels number (0 is the matrix), for a network of several:
+            --overlay classes --classes 2 of train and evaluate.
         overwrite: convert everything again.
     """
     from carde_monai.prepare import prepare as run
@@ -81,6 +84,7 @@ def prepare(
         detectors=detectors,
         label_value=label_value,
         label_color=label_color,
+        classes=classes,
         overwrite=overwrite,
     )
     finish(failures, dest)

@@ -196,15 +196,19 @@ def _run_training(
     overrides = {"dataset_dir": dataset, **overrides}
     root = Path(bundle)
     new = configs == ["train"] and not overrides.get("resume")
-    configs = [
-        configs[0],
-        *overlay_names(overlay),
-        *configs[1:],
-    ]  # the stage last: it says whose weights count
+    names = overlay_names(overlay)
+    several = overrides.get("classes", 1) != 1 or "classes" in names
+    if several and "classes" not in names:
+        names.append("classes")
+    # the stage last: it says whose weights count
+    configs = [configs[0], *names, *configs[1:]]
+    if several and "evaluate" in configs:
+        configs.append("evaluate_classes")
     if new and not root.exists():
         # a mistyped folder or option must not leave a new bundle behind
         bundles.check_overrides(bundles.config_files(bundles.packaged_bundle(), configs), overrides)
-        for section in ("training", "validation"):
+        # `few` watches a training micrograph where there is none for validation
+        for section in ("training",) if "few" in names else ("training", "validation"):
             datalist.load(dataset, section, overrides.get("fold"))
     if new:
         root = bundles.working_bundle(bundle)

@@ -254,7 +254,7 @@ def test_inference_repeats_the_facts_of_training() -> None:
 # what an overlay comes after, if not train.json alone
 BASES = dict.fromkeys(("sem", "segment", "sharded", "prepared", "in_memory"), ("inference",))
 BASES |= dict.fromkeys(("study", "study_tiles"), ("train", "evaluate"))
-BASES |= {"suggest": ("inference", "sem", "segment")}
+BASES |= {"suggest": ("inference", "sem", "segment"), "evaluate_classes": ("train", "classes", "evaluate")}
 WHOLE = {"train", "inference", "metadata"}
 
 
