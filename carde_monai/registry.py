@@ -26,7 +26,8 @@ FOLDER = "mlflow_model"  # in output_dir
 EXAMPLE = 64  # rows and columns of the input example: it is stored as text
 PINNED = ("carde-monai", "mlflow", "monai", "numpy", "openvino", "pytorch-ignite", "scikit-image", "torch")
 # what decides on the probability, in inference.json and in a training's configs alike
-SHARED = ("network_def", "normalize", "window_size", "window", "inferer", "unpack", "checkpointloader")
+SHARED = ("classes", "network_def", "normalize", "window_size", "window", "inferer", "unpack")
+SHARED += ("checkpointloader",)
 
 
 class Registration:

@@ -151,3 +151,12 @@ def test_few_trains_classes_without_validation(
     with Path("bundle", "eval", "classes.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["section"] == "test" and float(row["mean_iou"]) > 0.5
+    del common["tracking_uri"], common["quiet"]
+    for number in (1, 2):
+        command_line.segment("data", f"out{number}", class_number=number, **common, **short)
+    name, truth = row["name"], np.asarray(Image.open(several / "labels" / f"{row['name']}.png"))
+    for number in (1, 2):
+        mask = np.asarray(Image.open(Path(f"out{number}", f"{name}_mask.png"))) > 0
+        assert (mask & (truth == number)).sum() > 2 * (mask & (truth != number)).sum()
+    with pytest.raises(InputError, match="class_number 3"):
+        command_line.segment("data", "out3", class_number=3, **common, **short)
