@@ -35,7 +35,7 @@ def check_overrides(files: Sequence[str], overrides: Mapping[str, Any]) -> None:
     for key, value in overrides.items():
         if key not in parser:
             near = difflib.get_close_matches(key.replace("::", "#"), _ids(parser.get()), n=3, cutoff=0.6)
-            remedy = "see configs/train.json for the names"
+            remedy = f"see configs/{Path(files[0]).name} for the names"
             if near:
                 remedy = f"did you mean --{' or --'.join(near)}?"
             raise InputError(f"--{key}", "is no setting of this bundle", remedy)
