@@ -32,6 +32,7 @@ logger = logging.getLogger("carde_monai")
 
 Array = npt.NDArray[Any]
 
+ROIS = "_rois.zip"  # by `rois`, of the labels
 RESULTS = ("report.html", "particles.csv", "summary.json", "summary.csv")
 MOSTLY = 0.5  # carbides that cover more are rather the matrix of an inverted mask
 # folders that say what is in them, not of which sample it is
@@ -192,7 +193,8 @@ def remove_results(dest: Path) -> None:
     with listed.open(newline="", encoding="utf-8") as file:
         names = [row.get("micrograph", "") for row in csv.DictReader(file)]
     for name in names:
-        (dest / f"{Path(name).name}_labels.tif").unlink(missing_ok=True)
+        for end in ("_labels.tif", ROIS):
+            (dest / f"{Path(name).name}{end}").unlink(missing_ok=True)
     for name in (*RESULTS, listed.name):
         (dest / name).unlink(missing_ok=True)
 

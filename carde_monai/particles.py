@@ -284,4 +284,4 @@ def save_labels(labels: Array, path: str | Path, pixel_size_um: float | None = N
     largest = int(labels.max(initial=0))
     kind = np.uint16 if largest <= np.iinfo(np.uint16).max else np.uint32
     saved = labels.view(kind) if labels.dtype == np.int32 and kind == np.uint32 else labels.astype(kind)
-    write_tiff(saved, path, pixel_size_um, (0, max(largest, 1)))
+    write_tiff(saved, path, pixel_size_um, (0, max(largest, 1)), numbers=True)

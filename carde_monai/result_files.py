@@ -44,7 +44,7 @@ def read_sample(source: str | Path) -> Sample:
     if not folder.is_dir():
         wrong = "is a file" if folder.exists() else "no such folder"
         raise InputError(folder, wrong, FOREIGN)
-    fields, particles = _read(folder / "micrographs.csv"), _read(folder / "particles.csv")
+    fields, particles = read_table(folder / "micrographs.csv"), read_table(folder / "particles.csv")
     units = _units(fields, folder / "micrographs.csv")
     _check_columns(fields, folder / "micrographs.csv", FIELD_COLUMNS, units)
     _check_columns(particles, folder / "particles.csv", PARTICLE_COLUMNS, units)
@@ -88,16 +88,8 @@ def read_labels(path: Path) -> npt.NDArray[Any]:
     return labels
 
 
-def measured_large(folder: Path) -> float:
-    """The diameter in micrometres from which a carbide counted as large there; 0.5 if nothing tells it."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        return float(summary["samples"][0]["large_um"])
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
-        return 0.5
-
-
-def _read(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """Read micrographs.csv or particles.csv; names stay text. InputError if it is missing or damaged."""
     if not path.is_file():
         raise InputError(path.parent, f"has no {path.name}", "run carde-monai measure on its masks")
     try:
@@ -112,6 +104,15 @@ def _read(path: Path) -> pd.DataFrame:
         )
     except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(path, f"is damaged ({error})", AGAIN) from error
+
+
+def measured_large(folder: Path) -> float:
+    """The diameter in micrometres from which a carbide counted as large there; 0.5 if nothing tells it."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        return float(summary["samples"][0]["large_um"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return 0.5
 
 
 def _units(fields: pd.DataFrame, path: Path) -> list[str]:
