@@ -108,7 +108,7 @@ def run(task: Task, dataset: Path, bundle: Path, seed: int, given: dict[str, Any
         shutil.rmtree(bundle, ignore_errors=True)
         root = bundles.working_bundle(bundle)
         start = time.monotonic()
-        settings = {"seed": seed, "val_interval": 50, **task.settings, **given}
+        settings = {"seed": seed, "val_interval": "@max_epochs", **task.settings, **given}
         bundles.run(root, ["train", "few", "classes"], {**common, **settings}, training=True)
         print(f"{task.name}, seed {seed}: {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
         sections = ["test", "holdout"] if task.holdout else ["test"]
