@@ -11,14 +11,14 @@ from carde_monai.command_line import parse
 from carde_monai.errors import INTERRUPTED, WRONG_USAGE, user_mistake
 from carde_monai.verbs.bundle import demo, doctor, export, import_carde
 from carde_monai.verbs.data import prepare, suggest, synthesize
-from carde_monai.verbs.results import compare, measure, rois, segment
+from carde_monai.verbs.results import compare, measure, rois, segment, view
 from carde_monai.verbs.training import calibrate, evaluate, study, sync_tracking, train, tune
 
 VERBS = {
     verb.__name__.replace("_", "-"): verb
     for verb in (
         *(demo, synthesize, prepare, train, tune, calibrate, evaluate),
-        *(segment, suggest, measure, compare, rois, import_carde, export, study, sync_tracking, doctor),
+        *(segment, suggest, measure, compare, rois, view, import_carde, export, study, sync_tracking, doctor),
     )
 }
 NOTES = """

@@ -160,7 +160,7 @@ def read_field(mask: Micrograph, source: Source, images: dict[str, Micrograph]) 
     given = source.sizes.of(mask.name, name, path.name)
     image, bar, sizes = None, 0, []
     if micrograph is not None:
-        image, bar, size, where = _read_image(micrograph, given)
+        image, bar, size, where = read_image(micrograph, given)
         sizes.append((size, where))
     frame = None if image is None else (image.shape[1], image.shape[2])
     particles, size = _read_particles(path, source, frame, bar)
@@ -179,7 +179,7 @@ def read_field(mask: Micrograph, source: Source, images: dict[str, Micrograph]) 
     )
 
 
-def _read_image(one: Micrograph, pixel_size: float | None) -> tuple[Array, int, float | None, str]:
+def read_image(one: Micrograph, pixel_size: float | None) -> tuple[Array, int, float | None, str]:
     """(2, H, W) greys, rows of the info bar, pixel size in micrometres and where that stands."""
     if _suffix(one.paths[0]) in NIFTI:
         pixels, size = read_nifti(one.paths[0])

@@ -156,3 +156,21 @@ def rois(folder: str) -> None:
     from carde_monai.rois import write_rois
 
     finish(write_rois(folder), folder)
+
+
+def view(folder: str, images: str | None = None, micrograph: str | None = None, detectors: int = 2) -> None:
+    """Look at results in napari: greys, probability, and the numbered carbides with their table.
+
+    The box at the right changes the micrograph; a row of the table leads to its carbide. Needs napari:
+    pip install "carde-monai[napari]".
+    Example: carde-monai view out --images raw
+
+    Args:
+        folder: folder that segment or measure wrote.
+        images: folder of the micrographs, raw or prepared, for their greys; else <name>_overlay.png is shown.
+        micrograph: name of the one to begin with; the first if not given.
+        detectors: 2 for SE2/InLens pairs in IMAGES; 1 for single images.
+    """
+    from carde_monai.napari_view import view as run
+
+    run(folder, images, micrograph, detectors)
