@@ -65,7 +65,11 @@ class ClassReport:
             raise InputError(self.output_dir, "no micrograph was evaluated", "name a section that has some")
         table = pd.DataFrame(self._rows)
         told = {
-            section: {"n": len(rows), "micrographs": _summary(rows), "pooled": overlaps(self._counts[section])}
+            section: {
+                "n": len(rows),
+                "micrographs": _summary(rows),
+                "pooled": overlaps(self._counts[section]),
+            }
             for section, rows in table.groupby("section", sort=False)
         }
         with all_or_none(self.output_dir) as folder:
