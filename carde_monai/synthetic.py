@@ -3,7 +3,8 @@
 MONAI's synthetic images are discs and spheres; tests, demo and pretraining need what the microscope shows:
 grains of differing grey, ghosts, pores, noise, and carbides that look different to the two detectors.
 Geometry is in :mod:`carde_monai.synthetic_scene`, greys are in :mod:`carde_monai.synthetic_view`, the
-microscope's file format is in :mod:`carde_monai.synthetic_tiff`.
+microscope's file format is in :mod:`carde_monai.synthetic_tiff`. Steels of which nothing is known, and crops
+of them without end, are in :mod:`carde_monai.synthetic_random` and :mod:`carde_monai.synthetic_dataset`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from carde_monai.synthetic_tiff import write_raw
 from carde_monai.synthetic_view import View
 
 MIN_SIZE = 64
+RANDOM = "random"  # a steel of its own for each micrograph
 # ecd_um is the diameter drawn; label_area_px is what the noisy label shows of it
 TRUTH_COLUMNS = (
     "carbide",
@@ -225,12 +227,13 @@ def synthesize(
 
     A micrograph is ``<stem>_<odd>.tif`` (SE2), the next even number (InLens), ``<stem>_<odd>_label.png``
     (0/255) and ``<stem>_<odd>_carbides.csv``; ``stem`` is the name of the steel unless given.
-    The micrographs of one call differ in seed and in the microscope's settings (gain, noise, blur).
+    The micrographs of one call differ in seed and in the microscope's settings (gain, noise, blur); those of
+    the steel "random" in everything, see `carde_monai.synthetic_random`.
     Raises InputError on an unknown steel, numbers that make no micrograph, a file in the place of DEST, or
     while another run writes there.
     """
-    if steel not in STEELS:
-        raise InputError(f"--steel {steel}", "unknown steel", f"choose one of {', '.join(STEELS)}")
+    if steel not in (*STEELS, RANDOM):
+        raise InputError(f"--steel {steel}", "unknown steel", f"choose one of {', '.join(STEELS)}, {RANDOM}")
     if type(micrographs) is not int or micrographs < 1:
         raise InputError(f"--micrographs {micrographs}", "not a positive whole number", "give 1 or more")
     if type(seed) is not int or seed < 0:
@@ -246,9 +249,17 @@ def synthesize(
     children = np.random.SeedSequence(seed).spawn(micrographs)
     with claimed(folder):
         for index, child in enumerate(tqdm(children, desc=f"synthesize {steel}", unit="micrograph")):
-            micrograph = synthesize_micrograph(STEELS[steel], size, child)
+            micrograph = _drawn(steel, size, child)
             paths.append(write_raw(folder, stem, 2 * index + 1, micrograph))
     return paths
+
+
+def _drawn(steel: str, size: tuple[int, int], seed: np.random.SeedSequence) -> Synthetic:
+    if steel == RANDOM:
+        from carde_monai.synthetic_look import random_micrograph  # it builds on this module
+
+        return random_micrograph(size, seed)
+    return synthesize_micrograph(STEELS[steel], size, seed)
 
 
 def _checked_size(size: object) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Geometry of a synthetic micrograph: grains, carbide outlines, and where the carbides lie.
+"""Geometry of a synthetic micrograph: grains, and where the carbides lie.
 
 Nothing here knows greys; :mod:`carde_monai.synthetic` paints. Lengths are pixels unless a name says ``um``.
 Angles are radians from the column axis towards the row axis.
@@ -13,11 +13,12 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from carde_monai.synthetic_outlines import outline, signed_depth
+
 if TYPE_CHECKING:
     from carde_monai.synthetic import Shape, Steel
 
 COARSE = 4  # grains are looked up on every fourth pixel, then exactly wherever the answer may change
-ANGLES = np.linspace(-np.pi, np.pi, 257)
 GAP_PX = 3.0  # free matrix between two carbides
 CHAIN_GAP_PX = 1.5  # the same in a chain on a grain boundary, where label noise may join neighbours
 PATCH_MARGIN_PX = 4  # painted surroundings of an outline
@@ -124,7 +125,7 @@ def _repeat(array: np.ndarray) -> np.ndarray:
     return np.repeat(np.repeat(array, COARSE, 0), COARSE, 1)
 
 
-def _boundary(region: np.ndarray) -> np.ndarray:
+def boundary_points(region: np.ndarray) -> np.ndarray:
     """Boundary pixels of a region map as rows of (row, column, tangent angle)."""
     edge = np.zeros(region.shape, bool)
     edge[1:] |= region[1:] != region[:-1]
@@ -151,50 +152,7 @@ def grow_grains(rng: np.random.Generator, steel: Steel, frame: tuple[int, int]) 
     region, parent = _region_map(division, frame)
     richness = rng.beta(0.6, 0.7, division.grains.n).clip(0.05)
     angle = division.habit[parent] + rng.normal(0, 0.1, len(parent))
-    return Grains(region, parent, angle, richness[parent], _boundary(region))
-
-
-def outline(rng: np.random.Generator, shape: str, aspect: float, roughness: float) -> np.ndarray:
-    """Radius at ``ANGLES`` of a closed star-shaped outline with the area of the unit circle.
-
-    Ellipses and blocky rods and plates are superellipses, peanuts are hippopedes; a few harmonics make
-    them irregular.
-    """
-    cos, sin = np.cos(ANGLES), np.sin(ANGLES)
-    if shape == "peanut":
-        radius = np.sqrt((aspect * cos) ** 2 + sin**2)
-    else:
-        power = {"ellipse": 2.0, "chain": 2.2, "rod": 2.8, "plate": 3.0}[shape] + rng.uniform(0, 0.6)
-        radius = (np.abs(cos / aspect) ** power + np.abs(sin) ** power) ** (-1 / power)
-    order = np.arange(2, 7)[:, None]
-    wobble = (
-        rng.normal(0, 1, order.shape) * np.cos(order * ANGLES + rng.uniform(0, 2 * np.pi, order.shape))
-    ) / order
-    radius = radius * np.exp(roughness * wobble.sum(0))
-    return radius / np.sqrt(np.mean(radius[:-1] ** 2))  # area = mean(r^2) * pi
-
-
-def signed_depth(
-    radius: np.ndarray, centre: tuple[float, float], angle: float, frame: tuple[int, int], margin: float
-) -> tuple[slice, slice, np.ndarray]:
-    """Signed distance (pixels, inside positive) to an outline on the window of ``frame`` around it.
-
-    First-order: level function over the length of its gradient, exact at the outline, where it matters.
-    """
-    reach = radius.max() + margin
-    r0, r1 = max(0, int(centre[0] - reach)), min(frame[0], int(centre[0] + reach) + 2)
-    c0, c1 = max(0, int(centre[1] - reach)), min(frame[1], int(centre[1] + reach) + 2)
-    dy = np.arange(r0, r1)[:, None] - centre[0]
-    dx = np.arange(c0, c1)[None, :] - centre[1]
-    distance = np.hypot(dy, dx)
-    theta = np.arctan2(dy, dx) - angle
-    theta = (theta + np.pi) % (2 * np.pi) - np.pi
-    here = np.interp(theta, ANGLES, radius)
-    slope = np.interp(theta, ANGLES, np.gradient(radius, ANGLES))
-    # level function distance / r(theta) - 1; the length of its gradient is sqrt(1 + (r'/r)^2) / r
-    depth = (here - distance) / np.sqrt(1 + (slope / here) ** 2)
-    # nowhere deeper than the narrowest half width: the first order is wrong on the axis of a long plate
-    return slice(r0, r1), slice(c0, c1), np.minimum(depth, radius.min()).astype(np.float32)
+    return Grains(region, parent, angle, richness[parent], boundary_points(region))
 
 
 class _Anchors:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
-from carde_monai.synthetic_scene import ANGLES, Carbide, Grains, signed_depth
+from carde_monai.synthetic_fields import enlarge, smooth_noise
+from carde_monai.synthetic_outlines import ANGLES, signed_depth
+from carde_monai.synthetic_scene import Carbide, Grains
 
 if TYPE_CHECKING:
     from carde_monai.synthetic import Steel
@@ -49,7 +50,7 @@ class View:
         frames = grey.astype(np.float32)[:, grains.region]
         for frame in frames:
             ndimage.gaussian_filter(frame, rng.uniform(1.0, 1.8), output=frame)
-            frame += steel.mottle_grey * self._coarse_noise(6)
+            frame += steel.mottle_grey * smooth_noise(self.rng, self.size, 6)
         self._boundary_lines(frames[INLENS], grains)
         return frames * self.gain[:, None, None].astype(np.float32)
 
@@ -58,13 +59,12 @@ class View:
         edge[1:] += grains.region[1:] != grains.region[:-1]
         edge[:, 1:] += grains.region[:, 1:] != grains.region[:, :-1]
         edge = ndimage.gaussian_filter(edge, 0.8)
-        frame += 0.9 * self.steel.rim_grey[INLENS] * edge * (self._coarse_noise(60) - 0.9).clip(0, 1.2)
-
-    def _coarse_noise(self, scale: int) -> np.ndarray:
-        """Smooth unit-variance noise (H, W), float32, correlated over ``scale`` pixels."""
-        shape = tuple(side * 2 // scale + 3 for side in self.size)
-        coarse = ndimage.gaussian_filter(self.rng.standard_normal(shape, np.float32), 1.2)
-        return _enlarge(coarse * (2 * np.sqrt(np.pi) * 1.2), self.size)  # unit variance again
+        frame += (
+            0.9
+            * self.steel.rim_grey[INLENS]
+            * edge
+            * (smooth_noise(self.rng, self.size, 60) - 0.9).clip(0, 1.2)
+        )
 
     def ghosts_and_pores(self, frames: np.ndarray, carbides: list[Carbide]) -> None:
         """Faint blurred carbides below the surface, and dark pores: in both detectors, in no label."""
@@ -149,7 +149,7 @@ class View:
         for scale_px, weight in ((2.0, 1.0), (6.0, 1.5)):
             soft = ndimage.gaussian_filter(coarse, scale_px)
             slope = towards[1] * np.gradient(soft, axis=0) + towards[0] * np.gradient(soft, axis=1)
-            slope = _enlarge(-slope * scale_px * weight, self.size) * (1 - 0.5 * cover)
+            slope = enlarge(-slope * scale_px * weight, self.size) * (1 - 0.5 * cover)
             for detector in (SE2, INLENS):
                 frames[detector] += self.steel.shadow_grey[detector] * self.gain[detector] * slope
 
@@ -186,8 +186,3 @@ def _correlated(rng: np.random.Generator, count: int, correlation: float) -> np.
     """Standard normal numbers (2, count) whose rows correlate."""
     first, second = rng.standard_normal((2, count))
     return np.stack([first, correlation * first + np.sqrt(1 - correlation**2) * second])
-
-
-def _enlarge(coarse: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear enlargement to (H, W); Pillow's is ten times faster than scipy's."""
-    return np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BILINEAR))

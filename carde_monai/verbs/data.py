@@ -23,7 +23,8 @@ def synthesize(
         dest: folder to write to; made if missing.
         micrographs: how many pairs of images.
         size: rows,columns of the image above the info bar, in pixels.
-        steel: jfl, or anp with other grain contrast, carbide sizes and noise.
+        steel: jfl; anp, with other grain contrast, carbide sizes and noise; or random, another one for each
+            micrograph.
         seed: the same seed gives the same micrographs.
     """
     from carde_monai.synthetic import synthesize as write
