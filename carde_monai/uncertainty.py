@@ -80,8 +80,9 @@ class SymmetryInferer(Inferer):
     """Run ``inferer`` on the eight rotations and flips of the image (N, C, H, W) and turn the results back.
 
     The result (N, 8 k, H, W) holds the logits of all, for `Combined`; k is the number of networks of an
-    `Ensemble`, else 1, times that of ``classes``. It surrounds the sliding window, whose places are not symmetric, so that the mean
-    turns exactly with the image. InputError for a network of another number of outputs.
+    `Ensemble`, else 1, times that of ``classes``. It surrounds the sliding window, whose places are not
+    symmetric, so that the mean turns exactly with the image. InputError for a network of another number of
+    outputs.
     """
 
     def __init__(self, inferer: Inferer, classes: int = 1) -> None:
