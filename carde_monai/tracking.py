@@ -8,6 +8,7 @@ fails, blocks the training as long as MLflow retries (minutes a call), lets the 
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
 from mlflow.utils.time import get_current_time_millis
 
 from carde_monai.errors import InputError
@@ -32,22 +34,30 @@ from carde_monai.tracking_delivery import (
     store_address,
 )
 from carde_monai.tracking_facts import (
+    changed,
+    compared,
     dataset_facts,
     description,
     flatten_config,
     mlflow_key,
     network_facts,
     running_config,
+    running_parser,
+    short_name,
 )
 from carde_monai.tracking_journal import SUFFIX, Journal, journals, put_away
 
 __all__ = [
     "MLflowRun",
+    "changed",
+    "compared",
     "dataset_facts",
     "description",
     "flatten_config",
     "network_facts",
     "running_config",
+    "running_parser",
+    "short_name",
     "store_address",
 ]
 
@@ -100,13 +110,15 @@ class MLflowRun:
         if (file := sqlite_file(self.tracking_uri)) is not None:
             self._outbox.put(lambda: create_database(file), SECONDS)
         self._send_what_earlier_ones_left(journal)
-        self._put("open", 0.0, True, name=name, tags=tags, resume=resume)
+        self._put("open", 0.0, True, name=name, tags=_origin() | tags, resume=resume)
         self._put("params", params={mlflow_key(key): value for key, value in params.items()})
 
-    def metrics(self, values: Mapping[str, float], step: int = 0, once: bool = False) -> None:
-        """Record metrics; ``once``: not those that the run has at this step already."""
+    def metrics(
+        self, values: Mapping[str, float], step: int = 0, once: bool = False, time: int | None = None
+    ) -> None:
+        """Record metrics, of now or of ``time``; ``once``: not those that the run has at this step."""
         entries = [(mlflow_key(name), float(value)) for name, value in values.items()]
-        self._put("metrics", values=entries, time=get_current_time_millis(), step=step, once=once)
+        self._put("metrics", values=entries, time=time or get_current_time_millis(), step=step, once=once)
 
     def tag(self, key: str, value: str) -> None:
         self._put("tag", key=key, value=value)
@@ -230,6 +242,14 @@ class MLflowRun:
                 raise
 
         self._outbox.put(job, seconds, essential)
+
+
+def _origin() -> dict[str, str]:
+    """Tags that tell whose run it is, in the words of MLflow's own."""
+    tags = {MLFLOW_SOURCE_NAME: "carde_monai", MLFLOW_SOURCE_TYPE: "LOCAL"}
+    with contextlib.suppress(OSError, KeyError, ImportError):  # a user whom the system has no name for
+        tags[MLFLOW_USER] = getpass.getuser()
+    return tags
 
 
 def _beside(run_file: Path) -> list[Journal]:

@@ -26,6 +26,7 @@ from carde_monai.replacing import replace_text
 from carde_monai.tracking_database import create_database
 from carde_monai.tracking_journal import Journal
 from carde_monai.tracking_models import register
+from carde_monai.tracking_view import experiment_tags
 
 logger = logging.getLogger("carde_monai")
 
@@ -167,7 +168,9 @@ class Delivery:
         if found is None:
             location = (file.parent / "mlartifacts").as_uri() if file else None
             try:
-                return self.client.create_experiment(name, location)
+                return self.client.create_experiment(
+                    name, location, experiment_tags(self.journal.header["start"])
+                )
             except MlflowException:
                 found = self.client.get_experiment_by_name(name)
                 if found is None:

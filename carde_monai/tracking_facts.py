@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,18 @@ import torch
 from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, MAX_PARAM_VAL_LENGTH
 from monai.bundle import ConfigParser
 
+from carde_monai.bundles import packaged_bundle
 from carde_monai.provenance import without_password
+
+# ids by which nobody compares runs: where things lie, the search around a run, how objects are wired
+PLACES = {"bundle_root", "dataset_dir", "ckpt_dir", "output_dir", "state_file", "run_file", "tracking_uri"}
+PLACES |= {"experiment_name", "run_name", "run_tags", "run_artifacts", "quiet", "resume", "register"}
+PLACES |= {"imports", "output_layer"}
+SEARCH = {"base", "search_space", "fixed", "sampler", "pruner", "retries"}
+WIRING = {"keys", "handlers", "_disabled_"}
+EFFORT = {"max_epochs", "epoch_length", "val_interval", "seed"}  # not what a run is about
+CLASS = "network_def::_target_"  # network_facts tell it
+NAME = 60  # characters of a run's name
 
 
 def running_config() -> dict[str, Any]:
@@ -24,14 +35,22 @@ def running_config() -> dict[str, Any]:
     MONAI gives the objects of a config no way to their parser, so it is looked for on the call stack: call
     this in a constructor. References (``@id``) stay as written; passwords in addresses are removed.
     """
+    parser = running_parser()
+    if parser is None:
+        return {}
+    config = {id: value for id, value in parser.get().items() if id != ConfigParser.meta_key}
+    return json.loads(without_password(json.dumps(config, default=str)))
+
+
+def running_parser() -> ConfigParser | None:
+    """The parser of the bundle that is being built; None outside of a bundle."""
     frame = inspect.currentframe()
     while frame is not None:
         parser = frame.f_locals.get("self")
         if isinstance(parser, ConfigParser):
-            config = {id: value for id, value in parser.get().items() if id != ConfigParser.meta_key}
-            return json.loads(without_password(json.dumps(config, default=str)))
+            return parser
         frame = frame.f_back
-    return {}
+    return None
 
 
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -39,15 +58,85 @@ def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str
 
     A list without mappings in it stays one value; characters that MLflow refuses in a key become ``_``.
     """
-    flat: dict[str, str] = {}
+    return {mlflow_key(id): str(value)[:MAX_PARAM_VAL_LENGTH] for id, value in _leaves(config)}
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in config.items():
         if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
             value = {str(i): item for i, item in enumerate(value)}
         if isinstance(value, Mapping) and value:
-            flat |= flatten_config(value, f"{prefix}{name}::")
+            yield from _leaves(value, f"{prefix}{name}::")
         else:
-            flat[mlflow_key(f"{prefix}{name}")] = str(value)[:MAX_PARAM_VAL_LENGTH]
-    return flat
+            yield f"{prefix}{name}", value
+
+
+def settings(config: Mapping[str, Any], resolved: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """The leaves of a config that are values, as `flatten_config` writes them.
+
+    An expression counts with the value that it has in ``resolved``, by its id, if that is one number or text.
+    Left out are references, for what they refer to is told itself, and what `PLACES`, `SEARCH` and `WIRING`
+    name.
+    """
+    found: dict[str, str] = {}
+    for id, value in _leaves(config):
+        parts = id.split("::")
+        if parts[0] in PLACES | SEARCH or WIRING & set(parts) or isinstance(value, Mapping):
+            continue
+        if _refers(value):
+            value = (resolved or {}).get(id)
+            if not isinstance(value, bool | int | float | str):
+                continue
+        found[mlflow_key(id)] = without_password(str(value))[:MAX_PARAM_VAL_LENGTH]
+    return found
+
+
+def _refers(value: Any) -> bool:
+    """Whether it is an expression or a reference, or a list with one."""
+    parts = value if isinstance(value, list) else [value]
+    return any(isinstance(part, str) and part.startswith(("@", "$")) for part in parts)
+
+
+def changed(config: Mapping[str, Any]) -> dict[str, str]:
+    """The `settings` that the packaged ``train.json`` has not, or not so; an overlay's own ids come first.
+
+    Of any bundle: what its owner has changed in its configs counts, too. {} if the packaged one is damaged.
+    """
+    try:
+        file = packaged_bundle() / "configs" / "train.json"
+        before = settings(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError):  # no reason not to train
+        return {}
+    now = {id: value for id, value in settings(config).items() if id != CLASS}
+    told = {id: value for id, value in now.items() if before.get(id) != value}
+    own = {id: value for id, value in told.items() if id not in before and "::" not in id}
+    return own | told
+
+
+def compared(
+    config: Mapping[str, Any], resolved: Mapping[str, Any], changes: Mapping[str, str]
+) -> dict[str, str]:
+    """The `settings` to compare runs by: the config's own, the network's, and what else was `changed`.
+
+    MLflow writes all parameters of a run into tables and beside pictures; with every one of a config's three
+    hundred leaves, which ``config.json`` tells, nothing else is to be seen.
+    """
+    found = settings(config, resolved)
+    return {
+        id: value
+        for id, value in found.items()
+        if id != CLASS and ("::" not in id or id in changes or id.startswith("network_def::"))
+    }
+
+
+def short_name(changes: Mapping[str, str], end: str) -> str:
+    """A run's name: as many ``setting=value`` of what was `changed` as fit before ``end``."""
+    told: list[str] = []
+    for id, value in changes.items():
+        one = f"{id.rpartition('::')[2]}={value}"
+        if id not in EFFORT and len(" ".join((*told, one, end))) <= NAME:
+            told.append(one)
+    return " ".join(filter(None, (*told, end)))
 
 
 def mlflow_key(name: str) -> str:
@@ -71,8 +160,8 @@ def network_facts(network: torch.nn.Module | None, device: torch.device | None) 
     return facts
 
 
-def description(facts: Mapping[str, str], data: str) -> str:
-    """What MLflow's page of a run says at the top, in Markdown: network, data set, command."""
+def description(facts: Mapping[str, str], data: str, changes: Mapping[str, str] | None = None) -> str:
+    """What MLflow's page of a run says at the top, in Markdown: network, data set, changes, command."""
     parameters = int(facts.get("network/parameters", 0))
     network = f"{facts.get('network/class')}, {parameters:,} parameters, {facts.get('run/device', '')}"
     sizes = {key.removeprefix("data/"): value for key, value in facts.items() if key.startswith("data/")}
@@ -80,6 +169,7 @@ def description(facts: Mapping[str, str], data: str) -> str:
     told = {
         "Network": network if parameters else "",
         "Data": f"{data}: {sections}" if sections else "",
+        "Settings": ", ".join(f"`{id}` {value}" for id, value in (changes or {}).items()),
         "Command": f"`{facts['run/command']}`" if facts.get("run/command") else "",
     }
     text = "\n\n".join(f"**{key}** {one}" for key, one in told.items() if one)

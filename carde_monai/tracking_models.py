@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric, Run
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NOTE
 
 KEY = "carde_monai.model"  # tag of a model: found by it when the answer to its creation was lost
+JUDGED = re.compile("evaluation/(.*mean_dice)")  # the figures that say in short how good it is
+ABOUT = """Finds carbides in SEM micrographs of steel.
+
+**Input** raw greys (N, 2, rows, columns), float32: channel 0 SE2, channel 1 InLens, without the info bar
+
+**Output** calibrated probability of carbide (N, 1, rows, columns), float32; above 0.5 is carbide"""
 
 
 def register(
@@ -23,12 +30,13 @@ def register(
     works on the run and the server that are global in this process, and doubles what is sent again.
 
     Args:
-        figures: of the run, recorded for the model, too.
+        figures: of the run, recorded for the model, too; those of its evaluation describe the version.
 
     Returns:
         the number of the version.
     """
     run = client.get_run(run_id)
+    figures = list(figures)
     model = _logged(client, run, name, key)
     if model.status != LoggedModelStatus.READY:
         client.log_model_artifacts(model.model_id, str(folder))
@@ -39,7 +47,7 @@ def register(
     ]
     if points:
         client.log_batch(run_id, metrics=points)
-    version = _version(client, model, run_id, name)
+    version = _version(client, model, run, name, {one.key: one.value for one in figures})
     told = json.dumps([{"name": name, "version": version}])
     client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: told})
     return version
@@ -60,16 +68,27 @@ def _logged(client: MlflowClient, run: Run, name: str, key: str) -> LoggedModel:
     return model
 
 
-def _version(client: MlflowClient, model: LoggedModel, run_id: str, name: str) -> str:
+def _version(
+    client: MlflowClient, model: LoggedModel, run: Run, name: str, figures: Mapping[str, float]
+) -> str:
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=ABOUT)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     # not models:/<id>, which a database's registry would look for at MLflow's global address
     source = model.artifact_location
     known = [one for one in client.search_model_versions(f"name = '{name}'") if one.source == source]
+    scores = {found[1]: f"{value:.4g}" for key, value in figures.items() if (found := JUDGED.fullmatch(key))}
     version = known[0] if known else client.create_model_version(
-        name, source, run_id, await_creation_for=None, model_id=model.model_id
+        name, source, run.info.run_id, scores, description=_description(run, scores),
+        await_creation_for=None, model_id=model.model_id,
     )  # fmt: skip
     return str(version.version)
+
+
+def _description(run: Run, scores: Mapping[str, str]) -> str:
+    """What the page of a version says, in Markdown: its scores, and what its run says of itself."""
+    judged = ", ".join(f"{name} {value}" for name, value in scores.items())
+    told = f"**Evaluation** {judged}" if judged else ""
+    return "\n\n".join(filter(None, [told, run.data.tags.get(MLFLOW_RUN_NOTE, "")]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,15 @@ from mlflow.environment_variables import (
 )
 
 INTERVAL = 10.0  # seconds, unless MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL says otherwise
+LEAST = 0.2  # seconds over which the load of the processors says something
+FIRST = 0.5  # seconds until the first measurement; the pauses double from there on
 
 
 class SystemMetrics:
     """Calls ``record({"system/...": value}, step)`` every ten seconds with what MLflow's monitors measure.
+
+    At first more often, and once more at the end, so that a run of seconds has figures, too; the step counts
+    the measurements.
 
     Needs psutil (and nvidia-ml-py for NVIDIA's GPUs); does nothing without it, or where
     MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is false. MLflow's own SystemMetricsMonitor asks the server at every
@@ -26,7 +32,9 @@ class SystemMetrics:
 
     def __init__(self, record: Callable[[dict[str, float], int], None]) -> None:
         self._record, self._ended = record, threading.Event()
-        self._interval = MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or INTERVAL
+        chosen = MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get()
+        self._interval = chosen or INTERVAL
+        self._first = chosen or FIRST
         switch = MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
         wanted = switch.get() or not switch.is_set()
         self._monitors = _monitors() if wanted else []
@@ -44,10 +52,14 @@ class SystemMetrics:
 
     def _work(self) -> None:
         self._measure()  # the load of the processors is counted from here
-        step = 0
-        while not self._ended.wait(self._interval):
+        step, pause, last = 0, self._first, time.monotonic()
+        ended = False
+        while not ended:
+            ended = self._ended.wait(pause)
+            if ended and time.monotonic() - last < LEAST:
+                return  # over so short a time the load is anything
             self._record({f"system/{name}": value for name, value in self._measure().items()}, step)
-            step += 1
+            step, pause, last = step + 1, min(2 * pause, self._interval), time.monotonic()
 
     def _measure(self) -> dict[str, float]:
         found: dict[str, float] = {}

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import optuna
 from mlflow import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 from optuna.trial import FrozenTrial, TrialState
 
 from carde_monai import provenance, tracking
 from carde_monai.outbox import Outbox
 from carde_monai.tuning_study import Search
 
+LOSS = "search/val_loss"  # the lowest of a trial, and that of the best trial
 RUN_FILE = "mlflow_run.json"  # in the folder of the search, as in the models folder of each trial
 
 
@@ -26,8 +27,11 @@ def begin(search: Search) -> str:
     """
     if not search.places["tracking_uri"]:
         return ""
-    tags = {"mlflow.source.name": "carde_monai", "mlflow.source.type": "LOCAL"}
     facts = provenance.environment() | {"data/digest": search.data}
+    varied = {one.id: " to ".join(map(str, one.extremes())) for one in search.parameters()}
+    note = tracking.description(facts, "", varied)
+    tags = {"stage": "search", MLFLOW_RUN_NOTE: note}
+    facts.pop("run/command")
     searched = {"search_space": search.space, "settings": search.settings, "base": list(search.base)}
     run = _run(search)
     run.open(f"{search.name} search", tags, tracking.flatten_config(searched) | facts, resume=True)
@@ -45,9 +49,12 @@ def finish(search: Search, study: optuna.Study, parent: str, files: list[Path], 
     run.open(f"{search.name} search", {}, {}, resume=True)
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if complete:
-        run.metrics({"best_value": study.best_value, "complete_trials": float(len(complete))})
+        run.metrics({LOSS: study.best_value, "search/complete_trials": float(len(complete))})
+        run.tag("best", f"trial {study.best_trial.number}: {tracking.short_name(study.best_params, '')}")
     for file in files:
         run.file(file)
+        if file.suffix == ".png":
+            run.picture(file, f"search/{file.stem}")
     run.close(status)
 
 
@@ -80,6 +87,9 @@ def _nest(search: Search, study: optuna.Study, parent: str) -> None:
         found = client.get_run(run)
         if MLFLOW_PARENT_RUN_ID not in found.data.tags:  # of a bundle whose train.json has no run_tags
             client.set_tag(run, MLFLOW_PARENT_RUN_ID, parent)
+        client.set_tag(run, "optuna.state", trial.state.name.lower())
+        if result := trial.user_attrs.get("result"):  # of a pruned one, too
+            client.log_metric(run, LOSS, result["val_loss"], found.info.end_time, 0)
         if found.info.status == "RUNNING" and trial.state.is_finished():  # its process died
             client.set_terminated(run, "KILLED")
 

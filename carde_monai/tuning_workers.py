@@ -27,6 +27,7 @@ from carde_monai import bundles, tuning_runs
 from carde_monai.errors import user_mistake
 from carde_monai.handlers.pruning import Progress, reporting_to
 from carde_monai.replacing import replace_text
+from carde_monai.tracking_facts import short_name
 from carde_monai.tuning_study import Search, finished, on_duty, open_study, repeat, settle, taken
 
 logger = logging.getLogger("carde_monai")
@@ -103,13 +104,14 @@ def run_trial(search: Search, trial: optuna.Trial, parent: str = "", device: str
         "ckpt_dir": str(folder / "models"),
         "output_dir": str(folder / "eval"),
         "run_file": str(folder / "models" / tuning_runs.RUN_FILE),
-        "run_name": f"{search.name} trial {trial.number}",
         "run_tags": tuning_runs.tags(parent, trial),
         **search.settings,
         **({"device": device} if device else {}),
     }
     try:
-        overrides |= {one.id: one.suggest(trial) for one in search.parameters()}
+        values = {one.id: one.suggest(trial) for one in search.parameters()}
+        told = short_name({id: _brief(one) for id, one in values.items()}, "")
+        overrides |= values | {"run_name": f"{search.name} trial {trial.number} {told}"}
         with reporting_to(trial) as progress:
             bundles.run(search.bundle, [*search.base, "tune"], overrides, training=True)
         if not math.isfinite(progress.best):
@@ -128,6 +130,10 @@ def run_trial(search: Search, trial: optuna.Trial, parent: str = "", device: str
     if progress.pruned:
         raise optuna.TrialPruned
     return progress.best
+
+
+def _brief(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def keep_best_weights(search: Search, study: optuna.Study) -> None:

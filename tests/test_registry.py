@@ -87,6 +87,13 @@ def test_the_version_belongs_to_the_run_of_the_evaluation(registered: SimpleName
     dice = run.data.metrics["evaluation/network_mean_dice"]
     assert {m.key: m.value for m in model.metrics}["evaluation/network_mean_dice"] == dice
     assert len(client.get_metric_history(run.info.run_id, "evaluation/network_mean_dice")) == 1
+    assert registered.version.tags["network_mean_dice"] == f"{dice:.4g}"
+    note = run.data.tags["mlflow.note.content"]
+    assert (
+        registered.version.description.startswith("**Evaluation** ")
+        and note in registered.version.description
+    )
+    assert "(N, 2, rows, columns)" in client.get_registered_model(NAME).description
 
 
 def test_signature_example_and_requirements(registered: SimpleNamespace, dataset: Path) -> None:

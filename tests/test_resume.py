@@ -318,7 +318,7 @@ def assert_one_run_with_every_point_once(folder: Path) -> None:
     record = json.loads((folder / "bundle" / "models" / "mlflow_run.json").read_text())
     client = MlflowClient(record["tracking_uri"])
     assert client.get_run(record["run_id"]).info.status == "FINISHED"
-    for name in ("loss", "val_loss"):
+    for name in ("by_epoch/loss", "by_epoch/val_loss"):
         steps = [point.step for point in client.get_metric_history(record["run_id"], name)]
         assert steps == [1, 2, 3, 4, 5], name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import gzip
 import json
 import logging
@@ -88,10 +89,10 @@ def test_a_training(store: str, experiment: str, run_file: Path, tmp_path: Path)
     trainer([handler, ValidationHandler(1, validator)]).run()
     (run,) = runs(store, experiment)
     assert run.info.status == "FINISHED" and run.info.run_name == "first"
-    assert history(store, run, "loss") == [(1, 2.5), (2, 2.5)]
-    assert history(store, run, "learning_rate") == [(1, pytest.approx(0.1)), (2, pytest.approx(0.1))]
-    assert history(store, run, "val_dice") == [(1, pytest.approx(0.1)), (2, pytest.approx(0.2))]
-    assert {step for step, value in history(store, run, "images_per_second") if value > 0} == {1, 2}
+    assert history(store, run, "by_epoch/loss") == [(1, 2.5), (2, 2.5)]
+    assert history(store, run, "by_epoch/learning_rate") == [(1, pytest.approx(0.1)), (2, pytest.approx(0.1))]
+    assert history(store, run, "by_epoch/val_dice") == [(1, pytest.approx(0.1)), (2, pytest.approx(0.2))]
+    assert {step for step, value in history(store, run, "by_epoch/images_per_second") if value > 0} == {1, 2}
     assert run.data.params["network/parameters"] == "2" and run.data.params["run/device"] == "cpu"
     assert run.data.params["data/training"] == "2" and run.data.params["data/validation"] == "1"
     assert run.data.params["version/torch"] == torch.__version__
@@ -119,31 +120,37 @@ def test_the_config_of_the_running_bundle_is_recorded(store: str, experiment: st
         "max_epochs": 100,
         "tracking_uri": store,
         "features": [32, 64],
+        "workers": "$2 + 3",
         "train": {"handlers": [{"_target_": "StatsHandler", "tag_name": "loss"}]},
         "address": "https://me:secret@somewhere/x",
         "handler": {
             "_target_": "carde_monai.handlers.tracking.MLflowTraining",
             "tracking_uri": "@tracking_uri",
         },
+        "used": "@workers",
     }
     parser = ConfigParser(config)
     parser.update(
         {"handler::run_file": str(run_file), "handler::experiment_name": experiment, "max_epochs": 1}
     )
     engine = trainer([parser.get_parsed_content("handler")], epochs=1)
+    assert parser.get_parsed_content("used") == 5  # expressions are recorded as they have been evaluated
     engine.run()
     (run,) = runs(store, experiment)
     expected = {
         "max_epochs": "1",
         "features": "[32, 64]",
-        "train::handlers::0::tag_name": "loss",
+        "workers": "5",
         "address": "https://somewhere/x",
-        "handler::tracking_uri": "@tracking_uri",
     }
     assert {key: run.data.params.get(key) for key in expected} == expected
+    assert not {"tracking_uri", "train::handlers::0::tag_name", "handler::tracking_uri"} & set(
+        run.data.params
+    )
     assert "secret" not in str(run.data.params)
     text = Path(MlflowClient(store).download_artifacts(run.info.run_id, "config.json")).read_text()
     assert json.loads(text)["max_epochs"] == 1 and "secret" not in text
+    assert json.loads(text)["train"] == config["train"]  # what is no setting is told here
     assert tracking.running_config() == {}
 
 
@@ -172,7 +179,7 @@ def test_calibration_and_evaluation_continue_the_run(
     (run,) = runs(store, experiment)
     assert run.info.status == "FINISHED"
     assert history(store, run, "evaluation/val_dice") == [(0, pytest.approx(0.1))]
-    assert history(store, run, "loss") == [(1, 2.5), (2, 2.5)]
+    assert history(store, run, "by_epoch/loss") == [(1, 2.5), (2, 2.5)]
     assert artifacts(store, run, "calibration") == {"calibration/metrics.csv", "calibration/config.json"}
     assert "max_epochs" not in run.data.params
 
@@ -190,7 +197,8 @@ def test_an_evaluation_without_its_training_has_its_own_run(
     for stage in ("calibration", "evaluation"):  # the second continues the first
         make_evaluator([MLflowEvaluation(store, run_file, stage, experiment_name=experiment)]).run()
     (run,) = runs(store, experiment)
-    assert run.info.run_name.startswith(f"{experiment}_calibration_") and run.info.status == "FINISHED"
+    assert re.fullmatch(r"calibration Conv2d \d{4}-\d{6}", run.info.run_name)
+    assert run.info.status == "FINISHED"
     assert {"calibration/val_dice", "evaluation/val_dice"} <= set(run.data.metrics)
 
 
@@ -232,7 +240,7 @@ def test_a_training_that_ends_early_is_closed_and_still_raises(
     (run,) = runs(store, experiment)
     assert run.info.status == status and run.info.end_time
     assert run.data.tags["error"].startswith(type(error).__name__)
-    assert history(store, run, "loss") == [(1, 2.5)]
+    assert history(store, run, "by_epoch/loss") == [(1, 2.5)]
 
 
 def test_missing_artifacts_are_one_warning(
@@ -344,7 +352,7 @@ class Server:
         logged = [
             m for route, body in self.requests if route == "runs/log-batch" for m in body.get("metrics", [])
         ]
-        return [int(m["step"]) for m in logged if m["key"] == "loss"]
+        return [int(m["step"]) for m in logged if m["key"] == "by_epoch/loss"]
 
     def stop(self) -> None:
         self.released.set()
@@ -596,13 +604,60 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_machine_is_measured_while_a_training_runs(
     measured: None, store: str, experiment: str, run_file: Path
 ) -> None:
-    engine = trainer([MLflowTraining(store, run_file, experiment_name=experiment)], 1)
+    handler, sent = MLflowTraining(store, run_file, experiment_name=experiment), list[dict[str, Any]]()
+    engine = trainer([handler], 1)
     engine.add_event_handler(Events.EPOCH_STARTED, lambda: time.sleep(0.2))
+    close = handler._close
+
+    def look(status: str, error: str) -> None:
+        assert handler.run is not None and handler.run.journal is not None
+        journal = handler.run.journal
+        close(status, error)
+        sent.extend(journal.entries.values())
+
+    handler._close = look  # type: ignore[method-assign]
     engine.run()
-    (run,) = runs(store, experiment)
+    client, (run,) = MlflowClient(store), runs(store, experiment)
     found = history(store, run, "system/temperature")
     assert found[:2] == [(0, 2.0), (1, 3.0)]  # the first measurement is where counting begins
+    moments = [m.timestamp for m in client.get_metric_history(run.info.run_id, "system/temperature")]
+    (loss,) = client.get_metric_history(run.info.run_id, "by_epoch/loss")
+    assert moments == sorted(moments) and moments[0] < loss.timestamp
+    names = [entry["values"][0][0] for entry in sent if entry["do"] == "metrics"]
+    assert names[0] == "by_epoch/loss"  # MLflow's page compares runs by the first that they have
     assert not [thread for thread in threading.enumerate() if thread.name == "system metrics"]
+
+
+def test_a_run_of_moments_has_figures_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_system, "_monitors", lambda: [Thermometer()])
+    told: list[tuple[dict[str, float], int]] = []
+    system = tracking_system.SystemMetrics(lambda figures, step: told.append((figures, step)))
+    system.start()
+    time.sleep(2 * tracking_system.LEAST)
+    system.stop()
+    assert told[0] == ({"system/temperature": 2.0}, 0)
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(None, [0.5, 1, 2, 4, 8, 10, 10]), ("3", [3] * 7)])
+def test_the_pauses_grow_unless_the_user_wants_a_length(
+    wanted: str | None, expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_system, "_monitors", lambda: [Thermometer()])
+    if wanted:
+        monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", wanted)
+    pauses: list[float] = []
+
+    class Clock(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0)
+            return len(pauses) == 7
+
+    monkeypatch.setattr(tracking_system.threading, "Event", Clock)
+    steps: list[int] = []
+    system = tracking_system.SystemMetrics(lambda figures, step: steps.append(step))
+    monkeypatch.undo()  # a thread's start waits for events of its own
+    system._work()
+    assert pauses == expected and steps == list(range(6))
 
 
 def test_measuring_the_machine_can_be_switched_off(measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -628,11 +683,44 @@ def test_a_run_tells_network_data_and_command(
     note = run.data.tags["mlflow.note.content"]
     assert "**Network** Conv2d, 2 parameters, cpu\n" in note
     assert "**Data** steel: 2 training, 1 validation\n" in note and "**Command** `" in note
-    assert re.fullmatch(r"\d{4}-\d{6}_Conv2d_[0-9a-f]{4}", run.info.run_name)
+    assert re.fullmatch(r"Conv2d \d{4}-\d{6}", run.info.run_name)
+    assert run.data.tags["mlflow.user"] == getpass.getuser()
+    assert "run/command" not in run.data.params  # it is in the note, and no two are equal
     assert run.data.tags["stage"] == "evaluation"  # the last that has been done
     assert (
         tracking.description({}, "") == ""
         and len(tracking.description({"run/command": "x" * 9000}, "")) == 6000
+    )
+
+
+def test_the_figures_of_the_weights_that_are_kept(store: str, experiment: str, run_file: Path) -> None:
+    validator, scores = make_evaluator(), iter([0.1, 0.3, 0.2])
+
+    @validator.on(Events.EPOCH_COMPLETED)
+    def judge() -> None:
+        state, score = validator.state, next(scores)
+        state.metrics = {"val_dice": score, "val_loss": 1 - score}
+        if score > state.best_metric:
+            state.best_metric, state.best_metric_epoch = score, state.epoch
+
+    handler = MLflowTraining(store, run_file, validator, experiment_name=experiment)
+    trainer([handler, ValidationHandler(1, validator)], epochs=3).run()
+    (run,) = runs(store, experiment)
+    found = {name: run.data.metrics[name] for name in ("best/val_dice", "best/val_loss", "best/epoch")}
+    assert found == {"best/val_dice": 0.3, "best/val_loss": 0.7, "best/epoch": 2.0}
+    assert run.data.metrics["by_epoch/val_dice"] == 0.2
+    assert {step for step, _ in history(store, run, "best/val_dice")} == {0}  # one bar a run, no curve
+
+
+def test_an_experiment_tells_what_it_is_and_offers_a_view_of_its_runs(
+    store: str, experiment: str, run_file: Path
+) -> None:
+    trainer([MLflowTraining(store, run_file, experiment_name=experiment)], 1).run()
+    known = MlflowClient(store).get_experiment_by_name(experiment)
+    assert known is not None and known.tags["mlflow.note.content"].startswith("Segmentation of carbides")
+    assert (
+        abs(json.loads(known.tags["mlflow.sharedViewState.trainings"])["createdAt"] / 1000 - time.time())
+        < 600
     )
 
 

@@ -100,7 +100,10 @@ def runs(server: MLflowServer, experiment: str) -> list[Run]:
 
 
 def losses(server: MLflowServer, run: Run) -> list[tuple[int, float]]:
-    return [(m.step, m.value) for m in MlflowClient(server.store).get_metric_history(run.info.run_id, "loss")]
+    return [
+        (m.step, m.value)
+        for m in MlflowClient(server.store).get_metric_history(run.info.run_id, "by_epoch/loss")
+    ]
 
 
 def kept(run_file: Path) -> list[str]:
@@ -228,7 +231,7 @@ def test_a_run_moves_to_another_server_with_all_it_has(
     assert known is not None
     (run,) = client.search_runs([known.experiment_id])
     assert run.info.status == "FINISHED" and run.data.params["max_epochs"] == "3"
-    steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "by_epoch/loss")]
     assert steps == [1, 2, 3]
 
 
@@ -332,7 +335,7 @@ import os, pathlib, signal
 from carde_monai.tracking import MLflowRun
 run = MLflowRun({address!r}, {experiment!r}, pathlib.Path({run_file!r}))
 run.open("one", {{}}, {{"a": "1"}})
-run.metrics({{"loss": 2.5}}, step=1)
+run.metrics({{"by_epoch/loss": 2.5}}, step=1)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -376,7 +379,7 @@ def test_someone_elses_handler_of_sigterm_stays() -> None:
 def begin(address: str, run_file: Path, experiment: str, resume: bool = False) -> tracking.MLflowRun:
     run = tracking.MLflowRun(address, experiment, run_file)
     run.open("one", {}, {"a": "1"}, resume)
-    run.metrics({"loss": 2.5}, step=1)
+    run.metrics({"by_epoch/loss": 2.5}, step=1)
     return run
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import secrets
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import ignite.distributed as idist
 from ignite.engine import Engine
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from mlflow.utils.time import get_current_time_millis
 from monai.utils import convert_to_numpy
 
 from carde_monai import provenance, tracking
@@ -39,7 +39,7 @@ class RunHandler:
     def __init__(self, tracking_uri: str | None, run_file: str | Path, experiment_name: str) -> None:
         self.tracking_uri = tracking.store_address(tracking_uri) if tracking_uri else None
         self.run_file, self.experiment_name = Path(run_file), experiment_name
-        self.config = tracking.running_config()
+        self.config, self.parser = tracking.running_config(), tracking.running_parser()
         self.stage, self.folder, self.run_name, self.resume = "training", "", "", False
         self.datalist: Path | None = None
         self.artifacts: Sequence[str | Path] = ()
@@ -90,24 +90,29 @@ class RunHandler:
         facts |= tracking.network_facts(
             getattr(engine, "network", None), getattr(engine.state, "device", None)
         )
-        tags = {"mlflow.source.name": "carde_monai", "mlflow.source.type": "LOCAL", "stage": self.stage}
+        # a calibration's or an evaluation's config is another
+        changes = tracking.changed(self.config) if self.config and not self.folder else {}
+        commit, command = facts["run/git_commit"], "run/command"
         name = self.datalist.absolute().parent.name if self.datalist else ""
-        tags |= {MLFLOW_RUN_NOTE: tracking.description(facts, name), **self.tags}
-        if facts["run/git_commit"]:
-            tags["mlflow.source.git.commit"] = facts["run/git_commit"].removesuffix("-dirty")
-        params = tracking.flatten_config(self.config) | facts
-        run.open(self.run_name or self._new_name(facts.get("network/class", "")), tags, params, self.resume)
+        note = tracking.description(facts, name, changes)
+        tags = {"stage": self.stage, MLFLOW_RUN_NOTE: note, **self.tags}
+        if commit:
+            tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
+        # the command differs always, and the description tells it
+        resolved = self.parser.ref_resolver.resolved_content if self.parser is not None else {}
+        params = tracking.compared(self.config, resolved, changes)
+        params |= {key: value for key, value in facts.items() if key != command}
+        run_name = self.run_name or self._new_name(facts.get("network/class", ""), changes)
+        run.open(run_name, tags, params, self.resume)
         if self.config:
             run.json(self.config, f"{self.folder}/config.json".lstrip("/"))
         if self.datalist and data:
             run.dataset(data, self.datalist, self.stage)
 
-    def _new_name(self, network: str) -> str:
-        # secrets: the generators of random and numpy start every training with the same seed
-        end = secrets.token_hex(2)
-        if not self.folder:  # MLflow's table shows some twenty characters: what differs comes first
-            return "_".join(filter(None, (time.strftime("%m%d-%H%M%S"), network, end)))
-        return "_".join((self.experiment_name, self.folder, time.strftime("%Y%m%d-%H%M%S"), end))
+    def _new_name(self, network: str, changes: Mapping[str, str]) -> str:
+        # MLflow's table shows some twenty characters, and the time beside them: what differs comes first
+        known = filter(None, (self.folder, network, time.strftime("%m%d-%H%M%S")))
+        return tracking.short_name(changes, " ".join(known))
 
     def _close(self, status: str, error: str) -> None:
         if self.run is not None:
@@ -125,9 +130,10 @@ class RunHandler:
 class MLflowTraining(RunHandler):
     """Records a training as a new MLflow run: what was trained with what, figures of every epoch, files.
 
-    Attach it to the trainer, on all ranks. Parameters: the bundle's config, one an id (`flatten_config`),
-    network, device, versions, git commit, command line, data set (`dataset_facts`). Metrics:
-    `EpochFigures`, step = epoch; those of the machine (`SystemMetrics`).
+    Attach it to the trainer, on all ranks. Parameters: settings of the bundle's config (`compared`), network,
+    device, versions, git commit, data set (`dataset_facts`); ``config.json`` has the whole config. Metrics:
+    ``by_epoch/``, `EpochFigures`, step = epoch; ``best/``, the validation of the weights that are kept;
+    ``system/``, the machine (`SystemMetrics`).
 
     Args:
         tracking_uri: ``sqlite:///<folder>/mlflow.db`` (artifacts in ``<folder>/mlartifacts``), the
@@ -140,7 +146,7 @@ class MLflowTraining(RunHandler):
         datalist: ``datalist.json`` of the data set.
         artifacts: files, directories and glob patterns, uploaded at the end; one warning tells the missing.
         experiment_name: MLflow experiment, created if need be.
-        run_name: default: month, day and time, network, random digits. A name that is taken gets a suffix.
+        run_name: default: settings that were changed, network, month, day and time. If taken, with a suffix.
         tags: of the run, such as mlflow.parentRunId, which nests it in another.
         resume: continue the run that ``run_file`` tells, as a training that is resumed should.
 
@@ -166,6 +172,7 @@ class MLflowTraining(RunHandler):
         self.evaluator, self.run_name = evaluator, run_name or ""
         self._first = True
         self._system: SystemMetrics | None = None
+        self._waiting: list[tuple[dict[str, float], int, int]] = []
 
     def attach(self, engine: Engine) -> None:
         super().attach(engine)
@@ -175,21 +182,44 @@ class MLflowTraining(RunHandler):
     def _open(self, engine: Engine) -> None:
         super()._open(engine)
         if self.run is not None:
-            self._system = SystemMetrics(self.run.metrics)
+            self._system = SystemMetrics(self._measured)
             self._system.start()
+
+    def _measured(self, values: dict[str, float], step: int) -> None:
+        """Record figures of the machine, not before the first epoch's: MLflow compares runs by the first."""
+        self._waiting.append((values, step, get_current_time_millis()))
+        if not self._first:
+            self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        while self.run is not None and self._waiting:
+            values, step, moment = self._waiting.pop(0)
+            self.run.metrics(values, step, time=moment)
 
     def _close(self, status: str, error: str) -> None:
         if self._system is not None:
             self._system.stop()
+        self._send_waiting()
         super()._close(status, error)
 
     def __call__(self, engine: Engine, figures: dict[str, float]) -> None:
         """Record the figures of an epoch."""
         if self.run is not None:
-            values = {name: value for name, value in figures.items() if name != "epoch"}
+            self._best(engine.state.epoch)
+            values = {f"by_epoch/{name}": value for name, value in figures.items() if name != "epoch"}
             # killed behind this and before it was saved, a training that is resumed does the epoch again
             self.run.metrics(values, step=engine.state.epoch, once=self._first and self.resume)
             self._first = False
+
+    def _best(self, epoch: int) -> None:
+        """Record the figures of the weights that are kept, if this is their epoch.
+
+        MLflow's tables and bars show the last value of a metric, which is that of no weights that are kept.
+        """
+        state: Any = getattr(self.evaluator, "state", None)
+        if self.run is not None and getattr(state, "best_metric_epoch", None) == epoch:
+            best = {f"best/{name}": value for name, value in scalars(state.metrics).items()}
+            self.run.metrics(best | {"best/epoch": float(epoch)})
 
 
 class MLflowEvaluation(RunHandler):

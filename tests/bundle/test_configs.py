@@ -68,7 +68,7 @@ def test_training_is_recorded_in_mlflow(trained: Path) -> None:
     run = client.get_run(record["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.params["learning_rate"] == "0.003"
-    assert len(client.get_metric_history(record["run_id"], "val_mean_dice")) == 2
+    assert len(client.get_metric_history(record["run_id"], "by_epoch/val_mean_dice")) == 2
     names = {artifact.path for artifact in client.list_artifacts(record["run_id"])}
     assert {"config.json", "metadata.json", "model.pt", "training_curve.png"} <= names
 
@@ -128,7 +128,7 @@ def test_calibration_lowers_the_nll_and_is_idempotent(trained, dataset, tmp_path
     assert width(bundle / "eval" / "reliability.png") > 300
     # one MLflow run holds the training and its calibration
     metrics = MlflowClient(run_record["tracking_uri"]).get_run(run_record["run_id"]).data.metrics
-    assert {"val_mean_dice", "calibration/temperature"} <= set(metrics)
+    assert {"best/val_mean_dice", "calibration/temperature"} <= set(metrics)
 
 
 def masks(folder: Path) -> dict[str, np.ndarray]:

@@ -61,14 +61,19 @@ def test_the_runs_of_the_trials_are_nested_in_one(found) -> None:
     parent = client.get_run(told["run_id"])
     assert parent.info.status == "FINISHED"
     table = pd.read_csv(found / "trials.csv")
-    assert parent.data.metrics["best_value"] == pytest.approx(table["val_loss"].min())
+    assert parent.data.metrics["search/val_loss"] == pytest.approx(table["val_loss"].min())
+    best = table.loc[table["val_loss"].idxmin(), "trial"]
+    assert parent.data.tags["best"].startswith(f"trial {best}: learning_rate=")
+    assert "`learning_rate` 0.001 to 0.01" in parent.data.tags["mlflow.note.content"]
     names = {artifact.path for artifact in client.list_artifacts(told["run_id"])}
     assert {"best.json", "trials.csv", "history.png"} <= names
     children = client.search_runs(
         [parent.info.experiment_id], f"tags.mlflow.parentRunId = '{told['run_id']}'"
     )
     assert {run.info.run_id for run in children} == set(table["mlflow_run"])
-    losses = sorted(run.data.metrics["val_loss"] for run in children)
+    assert all("learning_rate=" in run.info.run_name for run in children)
+    assert {run.data.tags["optuna.state"] for run in children} == {"complete"}
+    losses = sorted(run.data.metrics["search/val_loss"] for run in children)
     assert losses == pytest.approx(sorted(table["val_loss"]))
     assert not list((found / "mlartifacts").rglob("model.pt")), "one is enough, in the folder of the best"
 
