@@ -14,13 +14,12 @@ from carde_monai.errors import InputError
 from carde_monai.locking import LOCK, claimed
 
 
-def test_demo_runs_through_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_demo_runs_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(demo, "SIZE", (160, 208))
     monkeypatch.setattr(demo, "SPLIT", "3,1,1")
     monkeypatch.setattr(demo, "TRAINING", SMALL | SHORT | {"experiment_name": "demo"})
     dest = tmp_path / "out"
-    for _ in range(2):
-        demo.demo(dest)
+    demo.demo(dest)
     printed = capsys.readouterr().out
     for part in ("test, micrographs", "holdout, tiles", "ECE", "mlflow ui", f"--bundle {dest / 'bundle'}"):
         assert part in printed

@@ -42,7 +42,7 @@ def test_evaluating_twice_gives_the_same_scores(trained, dataset, tmp_path) -> N
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-@pytest.mark.parametrize("overlay", [[], ["mean_variance"]])
+@pytest.mark.parametrize("overlay", [[], pytest.param(["mean_variance"], marks=pytest.mark.slow)])
 def test_segmenting_with_and_without_workers_gives_the_same_pictures(
     overlay: list[str], trained: Path, raw: Path, tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def test_two_processes_segment_as_one_does(trained, folder, tmp_path) -> None:
     assert len(reports[0]) == pytest.approx(len(reports[1]), abs=2000), "the same pictures and tables"
 
 
+@pytest.mark.slow
 def test_a_process_without_micrographs_waits_for_the_other(trained, raw, tmp_path) -> None:
     lone = tmp_path / "raw"
     lone.mkdir()

@@ -96,6 +96,7 @@ def test_the_best_configuration_is_an_overlay_that_trains(found, dataset, tmp_pa
     assert parser.get_parsed_content("lr_patience") == best["early_stop_patience"] // 2
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study_and_one_of_them_is_killed(dataset, tmp_path) -> None:
     """The first trial is killed with its process, and done again by another one."""
     storage = f"sqlite:///{tmp_path / 'study.db'}"
