@@ -15,7 +15,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 
 from carde_monai.errors import InputError, user_mistake
-from carde_monai.pictures import LARGEST_SIDE, percent, reduced
+from carde_monai.pictures import LARGEST_SIDE, grey_limits, percent, reduced
 from carde_monai.result_files import AGAIN, FOREIGN, NAMES, read_labels, read_table
 from carde_monai.sem_files import CHANNELS
 from carde_monai.sem_pixels import open_picture
@@ -23,8 +23,6 @@ from carde_monai.sem_pixels import open_picture
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
-CONTRAST = (0.5, 99.8)  # percentiles between which greys are stretched, as in the report
-SAMPLE = 250_000  # pixels that fix a percentile well enough
 WIDE = 1024  # pixels: a larger micrograph is shown reduced, where an outline of one pixel is lost
 MOST_ROWS = 1_000_000  # of a table: numbers of carbides may be as large as 32 bits hold
 LISTED = 20  # micrographs that a message names
@@ -156,9 +154,10 @@ class Results:
         layers = []
         for title, plane in zip(["image"] if alone else CHANNELS, planes, strict=False):
             options = self._place(name, title) | {"colormap": "gray", "visible": not layers}
-            limits = _contrast(plane)
+            limits = grey_limits(plane)
+            uneven = limits is not None and limits[0] < limits[1]
             # set afterwards, so that the slider reaches all greys
-            layers.append(LayerData("image", plane, options, {"contrast_limits": limits} if limits else {}))
+            layers.append(LayerData("image", plane, options, {"contrast_limits": limits} if uneven else {}))
         return layers
 
     def _overlay(self, name: str, shape: Shape | None) -> list[LayerData]:
@@ -217,14 +216,3 @@ def _check_shape(path: Path, found: Shape, wanted: Shape | None) -> None:
     if wanted is not None and tuple(found) != tuple(wanted):
         sizes = " but the carbides' image has ".join(f"{w} x {h} px" for h, w in (found[:2], wanted))
         raise InputError(path, sizes, "give the files of one measurement")
-
-
-def _contrast(plane: Array) -> tuple[float, float] | None:
-    """The greys that are to be black and white; None if they are all alike."""
-    step = max(1, math.isqrt(plane.size // SAMPLE))
-    sample = plane[::step, ::step]
-    sample = sample[np.isfinite(sample)]
-    if not sample.size:
-        return None
-    low, high = np.percentile(sample, CONTRAST)
-    return (float(low), float(high)) if high > low else None

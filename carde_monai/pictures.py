@@ -48,18 +48,27 @@ class Key(NamedTuple):
     colour: Colour | None = None
 
 
+def grey_limits(image: Array, low: float = 0.5, high: float = 99.8) -> tuple[float, float] | None:
+    """Percentiles of the finite pixels (H, W), to be shown black and white; None if none is finite."""
+    step = max(1, math.isqrt(image.size // 250_000))  # that many pixels fix a percentile well enough
+    sample = image[::step, ::step]
+    sample = sample[np.isfinite(sample)]
+    if sample.size == 0:
+        return None
+    bottom, top = (float(value) for value in np.percentile(sample, (low, high)))
+    return bottom, top
+
+
 def to_grey8(image: Array, low: float = 0.5, high: float = 99.8) -> npt.NDArray[np.uint8]:
     """Stretch an image of any number type between two percentiles to 0..255 for looking at.
 
     ``image`` is (H, W); values that are not finite are drawn black; a constant image becomes mid-grey.
     """
     image = np.asarray(image)
-    step = max(1, math.isqrt(image.size // 250_000))  # that many pixels fix a percentile well enough
-    sample = image[::step, ::step]
-    sample = sample[np.isfinite(sample)]
-    if sample.size == 0:
+    limits = grey_limits(image, low, high)
+    if limits is None:
         return np.zeros(image.shape, np.uint8)
-    bottom, top = (float(value) for value in np.percentile(sample, (low, high)))
+    bottom, top = limits
     if top <= bottom:  # nearly all pixels alike: the few others decide
         finite = image[np.isfinite(image)]
         bottom, top = float(finite.min()), float(finite.max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def write_tiff(
     tifffile.imwrite(path, values, imagej=True, metadata=metadata, **options)
 
 
+@functools.cache  # written with every micrograph
 def number_colours() -> list[int]:
     """256 reds, greens and blues (16 bit): black, then hues a golden section apart in several tones."""
     tones = [(place * 0.618034 % 1, (0.85, 0.55)[place % 2], (0.75, 1, 1)[place % 3]) for place in range(256)]
