@@ -1,4 +1,4 @@
-"""Random maps of the plane for synthetic micrographs: smooth noise, and the nearest of scattered points."""
+"""Random fields for synthetic micrographs: smooth noise, the nearest of scattered points, paired numbers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ def smooth_noise(rng: np.random.Generator, size: tuple[int, int], scale: float) 
     shape = tuple(int(side * 2 // scale) + 3 for side in size)
     coarse = ndimage.gaussian_filter(rng.standard_normal(shape, np.float32), 1.2)
     return enlarge(coarse * (2 * np.sqrt(np.pi) * 1.2), size)  # unit variance again
+
+
+def correlated(
+    rng: np.random.Generator, count: int, correlation: float, dtype: type[np.floating] = np.float64
+) -> np.ndarray:
+    """Standard normal numbers (2, count) whose rows correlate."""
+    first, second = rng.standard_normal((2, count), dtype)
+    return np.stack([first, correlation * first + dtype(np.sqrt(1 - correlation**2)) * second])
 
 
 class Scatter:

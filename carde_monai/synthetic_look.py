@@ -10,9 +10,10 @@ from scipy import ndimage
 
 from carde_monai.synthetic import TRUTH_COLUMNS, Synthetic
 from carde_monai.synthetic_maps import Scene, draw_scene
-from carde_monai.synthetic_paint import INLENS, label_of, paint
+from carde_monai.synthetic_paint import label_of, paint
 from carde_monai.synthetic_random import PIXEL_SIZES_UM, Look, RandomSteel, random_look, random_steel
 from carde_monai.synthetic_scan import MARGIN, charge, detect, focus, inner, row_shifts, shift_rows, spoil
+from carde_monai.synthetic_view import INLENS
 
 
 class Seen(NamedTuple):

@@ -12,11 +12,11 @@ import numpy as np
 from scipy import ndimage
 
 from carde_monai.synthetic_bodies import MARGIN_PX
-from carde_monai.synthetic_fields import enlarge, smooth_noise
+from carde_monai.synthetic_fields import correlated, enlarge, smooth_noise
 from carde_monai.synthetic_maps import REGIONS, Scene
 from carde_monai.synthetic_random import Look, RandomSteel
+from carde_monai.synthetic_view import SE2
 
-SE2, INLENS = 0, 1
 AGREEMENT = 0.8  # the detectors mostly agree on which grain is bright
 RELIEF = (0.12, 0.03)  # of bodies lit from one side, of the contrast
 
@@ -77,8 +77,9 @@ class _Painting:
     def _matrix(self) -> np.ndarray:
         """Grey of the grains; some regions as bright as a carbide."""
         rng, scene, steel = self.rng, self.scene, self.steel
-        between = _correlated(rng, int(scene.grain.max()) + 1) * np.float32(steel.grain_grey)[:, None]
-        within = _correlated(rng, REGIONS) * np.float32(steel.cell_grey)[:, None]
+        between = correlated(rng, int(scene.grain.max()) + 1, AGREEMENT, np.float32)
+        between *= np.float32(steel.grain_grey)[:, None]
+        within = correlated(rng, REGIONS, AGREEMENT, np.float32) * np.float32(steel.cell_grey)[:, None]
         frames = np.stack([one.take(scene.grain) for one in between])
         frames += np.stack([one.take(scene.region) for one in within])
         bright = rng.random(REGIONS) < steel.bright_grains
@@ -176,9 +177,3 @@ def label_of(rng: np.random.Generator, scene: Scene, steel: RandomSteel, look: L
     inside |= depth > np.minimum(1.5, 0.6 * scene.thickest[body])
     label.ravel()[near] = inside & (depth > -2.0)
     return label
-
-
-def _correlated(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Standard normal numbers (2, count) whose rows correlate, float32."""
-    first, second = rng.standard_normal((2, count), np.float32)
-    return np.stack([first, AGREEMENT * first + np.float32(np.sqrt(1 - AGREEMENT**2)) * second])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from carde_monai.synthetic_fields import enlarge, smooth_noise
+from carde_monai.synthetic_fields import correlated, enlarge, smooth_noise
 from carde_monai.synthetic_outlines import ANGLES, signed_depth
 from carde_monai.synthetic_scene import Carbide, Grains
 
@@ -41,8 +41,8 @@ class View:
         steel, rng = self.steel, self.rng
         regions, parents = len(grains.parent), grains.parent.max() + 1
         shared = 0.8  # the detectors mostly agree on which grain is bright
-        between = _correlated(rng, parents, shared)[:, grains.parent] * np.array(steel.grain_grey)[:, None]
-        within = _correlated(rng, regions, shared) * np.array(steel.cell_grey)[:, None]
+        between = correlated(rng, parents, shared)[:, grains.parent] * np.array(steel.grain_grey)[:, None]
+        within = correlated(rng, regions, shared) * np.array(steel.cell_grey)[:, None]
         grey = between + within
         bright = rng.random(regions) < steel.bright_grains
         merged = np.array([steel.carbide_grey[SE2], steel.carbide_grey[INLENS]])
@@ -180,9 +180,3 @@ class View:
         shot = np.sqrt((grey / self.base[detector]).clip(0.1, 3))
         lines = rng.normal(0, self.steel.line_noise_grey, (self.size[0], 1)).astype(np.float32)
         return noise * shot + lines
-
-
-def _correlated(rng: np.random.Generator, count: int, correlation: float) -> np.ndarray:
-    """Standard normal numbers (2, count) whose rows correlate."""
-    first, second = rng.standard_normal((2, count))
-    return np.stack([first, correlation * first + np.sqrt(1 - correlation**2) * second])
