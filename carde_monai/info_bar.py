@@ -59,7 +59,7 @@ def find_info_bar(image: Array) -> int:
     bar = len(rows.level) - top
     if top < 1 or not SMALLEST * height <= bar <= LARGEST * height:
         return 0
-    return bar if _is_step(rows, top) and _has_text(rows, top, paper) else 0
+    return bar if _is_step(rows, top, paper) and _has_text(rows, top, paper) else 0
 
 
 def common_info_bar(images: Sequence[Array], stated: Sequence[int | None] = ()) -> tuple[int, list[str]]:
@@ -127,9 +127,14 @@ def _top(rows: _Rows, paper: float, height: int) -> int:
     return top - border if border <= _margin(height) // 2 else top  # more is image: black, or saturated
 
 
-def _is_step(rows: _Rows, top: int) -> bool:
-    """Whether the last row of the image is not of the level of the strip's first, a border or background."""
-    return bool(rows.share(float(rows.level[top]))[top - 1] < 0.5)
+def _is_step(rows: _Rows, top: int, paper: float) -> bool:
+    """Whether the last row of the image is not of the strip's background, nor all of its border's level.
+
+    A border may be as dark as the image above it; its own edge to the background is the step then.
+    """
+    first = float(rows.level[top])
+    has_border = abs(first - paper) > TONE * rows.scale
+    return any(rows.share(level)[top - 1] < 0.5 for level in ([first, paper] if has_border else [first]))
 
 
 def _has_text(rows: _Rows, top: int, paper: float) -> bool:

@@ -80,6 +80,13 @@ def test_bars_below_vacuum_and_charging(kind: str, level: int) -> None:
         assert found == len(bar)
 
 
+@pytest.mark.parametrize("kind", ["zeiss", "border"])
+def test_a_border_as_dark_as_the_image_above_it(kind: str) -> None:
+    bar = _bars(440, 640)[kind]
+    image = np.random.default_rng(0).normal(20, 6, (440, 640)).clip(0).astype(np.uint8)
+    assert find_info_bar(np.vstack([image, bar])) == len(bar)
+
+
 def test_a_lost_line_above_the_bar() -> None:
     frame = np.vstack([noise(440, 640), info_bar(40, 640)])
     frame[400] = 243
