@@ -12,7 +12,17 @@ from carde_monai.synthetic import TRUTH_COLUMNS, Synthetic
 from carde_monai.synthetic_maps import Scene, draw_scene
 from carde_monai.synthetic_paint import label_of, paint
 from carde_monai.synthetic_random import PIXEL_SIZES_UM, Look, RandomSteel, random_look, random_steel
-from carde_monai.synthetic_scan import MARGIN, charge, detect, focus, inner, row_shifts, shift_rows, spoil
+from carde_monai.synthetic_scan import (
+    MARGIN,
+    burn_in,
+    charge,
+    detect,
+    focus,
+    inner,
+    row_shifts,
+    shift_rows,
+    spoil,
+)
 from carde_monai.synthetic_view import INLENS
 
 
@@ -55,6 +65,7 @@ def look_at(rng: np.random.Generator, scene: Scene, steel: RandomSteel, look: Lo
         detect(rng, frame, detector, steel, look, glow=at_top and detector == INLENS)
         for detector, frame in zip(detectors, frames, strict=True)
     ]
+    burn_in(rng, image, look)
     return Seen(np.stack(image * (2 // len(image))), np.ascontiguousarray(inner(label))[None], inner(body))
 
 

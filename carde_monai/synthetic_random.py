@@ -73,6 +73,7 @@ class Look:
     stains: float = 0.0  # mean number of dark clouds
     dark_frame: float = 0.0  # greys that an earlier scan's rectangle is darker
     scan_width_px: float = 0.0  # the amplifier smears noise along the scan
+    legend_px: float = 0.0  # height of the text of a burnt-in scale bar; 0: none
     label_bias_px: float = 0.0  # of all outlines
     label_wander_px: float = 2.0  # length over which an outline wanders
 
@@ -151,6 +152,7 @@ LOOK: Mapping[str, Range] = MappingProxyType(
         "stains": Range(0.5, 4.0),
         "dark_frame": Range(4.0, 35.0),
         "scan_width_px": Range(0.3, 1.6),
+        "legend_px": Range(8.0, 28.0, log=True),
         "label_bias_px": Range(-0.7, 0.9),
         "label_wander_px": Range(1.5, 4.0),
     }
@@ -158,7 +160,7 @@ LOOK: Mapping[str, Range] = MappingProxyType(
 # how often a frame has what most frames lack
 CHANCES: Mapping[str, float] = MappingProxyType(
     {
-        "crowd": 0.25,
+        "crowd": 0.3,
         "film": 0.12,
         "one_detector": 0.4,
         "gamma": 0.5,
@@ -173,6 +175,7 @@ CHANCES: Mapping[str, float] = MappingProxyType(
         "stains": 0.12,
         "dark_frame": 0.07,
         "scan_width_px": 0.35,
+        "legend_px": 0.05,
     }
 )
 
@@ -289,7 +292,7 @@ def random_look(rng: np.random.Generator, one_detector: float = CHANCES["one_det
     always = ("astigmatism", "astigmatism_angle", "body_spread", "halo_px", "texture_px", "charging_px")
     always += ("scratch_grey", "label_bias_px", "label_wander_px")
     sometimes = ("boundary_grey", "texture", "jitter_px", "drift_px", "charging", "scratches", "stains")
-    sometimes += ("dark_frame", "scan_width_px")
+    sometimes += ("dark_frame", "scan_width_px", "legend_px")
     drawn: dict[str, Any] = {name: LOOK[name].draw(rng) for name in always}
     drawn |= {name: perhaps(name, 0.0) for name in sometimes}
     drawn |= {"gamma": perhaps("gamma", 1.0, 1.0), "offset": perhaps("offset", 0.0, 0.0)}

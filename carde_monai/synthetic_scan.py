@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from scipy import fft, ndimage, signal, special
 
 from carde_monai.synthetic_random import Look, RandomSteel
 
 MARGIN = 16  # pixels on each side that focus and scan may look at, cut off in the end
 FAULTS = 8  # scratches, and stains, at most
+NARROWEST = np.float32(6.0)
 
 
 def focus(rng: np.random.Generator, frames: np.ndarray, steel: RandomSteel, look: Look) -> np.ndarray:
@@ -113,7 +115,18 @@ def detect(
     grey += _noise(rng, grey, steel.noise_grey[detector], mean, steel, look)
     if look.gamma[detector] != 1:
         grey = 255 * (grey.clip(0, 255) / 255) ** np.float32(look.gamma[detector])
-    return np.rint(grey + np.float32(look.offset[detector])).clip(0, 255).astype(np.float32)
+    return np.rint(_knobs(grey, np.float32(look.offset[detector]))).clip(0, 255).astype(np.float32)
+
+
+def _knobs(grey: np.ndarray, offset: np.float32) -> np.ndarray:
+    """Contrast and brightness as whoever looks at the screen turns them: something is to be seen.
+
+    The middle half of the pixels spans ``NARROWEST`` greys at least, and none of it saturates.
+    """
+    low, high = np.percentile(grey[::2, ::2], [25, 75]).astype(np.float32)
+    gain = max(np.float32(1), NARROWEST / max(high - low, np.float32(0.1)))
+    offset = np.clip(offset, 2 - low, max(2 - low, 253 - (low + gain * (high - low))))
+    return (grey - low) * gain + low + offset
 
 
 def _noise(
@@ -127,3 +140,22 @@ def _noise(
     noise *= np.float32(noise_grey) / noise.std()
     lines = rng.standard_normal((len(grey), 1), np.float32) * np.float32(steel.line_noise_grey)
     return noise * np.sqrt((grey / np.float32(mean)).clip(0.1, 3)) + lines
+
+
+def burn_in(rng: np.random.Generator, images: list[np.ndarray], look: Look) -> None:
+    """Write a scale bar with its text into one of the images (H, W) or all, as some microscopes do."""
+    if not look.legend_px:
+        return
+    font = ImageFont.load_default(look.legend_px)
+    text = f"{rng.choice([1, 2, 3, 5, 10, 100, 200, 300, 500])} {rng.choice(['nm', 'um'])}"
+    height, width = images[0].shape
+    row, column = rng.uniform(0, height), rng.uniform(-0.2, 0.9) * width
+    bar = row, column, row + max(1.0, look.legend_px / 4), column + look.legend_px * rng.uniform(1, 8)
+    ink = 255 if rng.random() < 0.8 else 0
+    for image in images if rng.random() < 0.7 else images[:1]:
+        legend = Image.new("L", (width, height))
+        draw = ImageDraw.Draw(legend)
+        draw.rectangle((bar[1], bar[0], bar[3], bar[2]), fill=255)
+        draw.text((column, bar[2]), text, fill=255, font=font)
+        cover = np.asarray(legend, np.float32) / 255
+        image[:] = np.rint(image + cover * (ink - image))
