@@ -55,7 +55,9 @@ def _copy_packaged(path: Path) -> None:
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=PART, dir=parent) as folder:
         copy = Path(folder, path.name)
-        shutil.copytree(packaged_bundle(), copy, ignore=shutil.ignore_patterns("*.pt", "*.json.bak", "eval"))
+        shutil.copytree(
+            packaged_bundle(), copy, ignore=shutil.ignore_patterns("*.pt", "*.sha256", "*.json.bak", "eval")
+        )
         for stale in (copy / "models").glob("*.json"):  # the calibration of the weights left behind
             stale.unlink()
         copy.rename(path)

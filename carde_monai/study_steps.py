@@ -160,6 +160,7 @@ class Workbench:
         return {
             "experiment_name": self.experiment,
             "tracking_uri": self.tracking_uri,
+            "from_scratch": True,  # as the publication does it
             **settings,
             "dataset_dir": str(training.data),
             "ckpt_dir": str(folder / "models"),
