@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,22 @@ def test_few_trains_classes_without_validation(
         assert (mask & (truth == number)).sum() > 2 * (mask & (truth != number)).sum()
     with pytest.raises(InputError, match="class_number 3"):
         command_line.segment("data", "out3", class_number=3, **common, **short)
+
+
+def test_few_tells_the_figures_of_the_weights_that_it_keeps(
+    several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last weights, though this training improves nothing."""
+    monkeypatch.chdir(tmp_path)
+    prepare(several, tmp_path / "data", detectors=1, label_value=1, split="2,1,0")
+    quick = {"max_epochs": 3, "epoch_length": 6, "batch_size": 4, "roi_size": [64, 64], "ema_momentum": 0.5}
+    quick |= {"learning_rate": 0.03, "network_def#features": [8, 8, 8, 8, 8, 8], "window_size": [96, 96]}
+    worse = {"_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "maximize": True}
+    command_line.train("data", overlay="few", optimizer=worse, **quick)
+    with sqlite3.connect("bundle/eval/mlflow.db") as database:
+        told = dict(database.execute("select key, value from latest_metrics where key like 'best/%'"))
+    with Path("bundle", "eval", "training.csv").open() as file:
+        epochs = list(csv.DictReader(file))
+    scores = [float(row["val_mean_dice"]) for row in epochs]
+    assert scores[-1] <= scores[0], "the training was made to fail"
+    assert told["best/epoch"] == 3 and told["best/val_mean_dice"] == pytest.approx(scores[-1])
