@@ -27,12 +27,11 @@ TRAINING: dict[str, Any] = {
     "crops_per_micrograph": 4,
     "learning_rate": 0.003,
     "lr_patience": 0,
-    "experiment_name": "demo",
 }
 
 
 def demo(dest: Path) -> None:
-    """Synthesize, prepare, train, calibrate, evaluate, segment, measure, print a table: all below ``dest``.
+    """Segment with the shipped weights, then prepare, train on top, evaluate, measure: all below ``dest``.
 
     Raises:
         InputError: ``dest`` is a file, or a folder with something else in it, or another run writes there.
@@ -43,7 +42,7 @@ def demo(dest: Path) -> None:
         raise InputError(dest, "is not a folder of an earlier demo", "name a new folder")
     with claimed(dest):  # the steps claim their own folders, all below it
         mark.touch()
-        for stale in ("raw", "data", "bundle", "segmented"):
+        for stale in ("raw", "first", "data", "bundle", "segmented"):
             shutil.rmtree(dest / stale, ignore_errors=True)
         _do_all(dest)
 
@@ -53,31 +52,37 @@ def _do_all(dest: Path) -> None:
         dest / name for name in ("raw", "data", "bundle", "results", "segmented")
     )
     start = time.monotonic()
-    common = {"dataset_dir": str(data), "output_dir": str(results)}
+    common = {"dataset_dir": str(data), "output_dir": str(results), "experiment_name": "demo"}
+    shipped = bundles.packaged_bundle()
 
-    _say("1/6 synthesize", "12 micrographs of one steel, 2 of another (hold-out)")
+    _say("1/7 synthesize", "12 micrographs of one steel, 2 of another (hold-out)")
     synthesize(raw, sum(map(int, SPLIT.split(","))), SIZE, "jfl", seed=1)
     synthesize(raw / "hold-out", 2, SIZE, "anp", seed=2)
-    _say("2/6 prepare", "read the microscope's files, cut the info bar, split by micrograph")
+    _say("2/7 segment", "the hold-out steel's files with the shipped weights: nothing is annotated yet")
+    begun = time.monotonic()
+    _segment(raw / "hold-out", dest / "first", shipped)
+    print(f"That took {time.monotonic() - begun:.0f} seconds. Look at {dest / 'first'}/*_overlay.png")
+    _say("3/7 prepare", "read the microscope's files, cut the info bar, split by micrograph")
     prepare(raw, data, split=SPLIT)
     bundle = bundles.working_bundle(bundle)
-    _say("3/6 train", "BasicUNet on 10 micrographs; the best epoch on the validation micrograph is kept")
+    _say("4/7 train", "from the shipped weights, on 10 annotated micrographs")
     bundles.run(bundle, ["train"], common | TRAINING, training=True)
-    _say("4/6 calibrate", "temperature scaling on the validation micrograph")
-    bundles.run(bundle, ["train", "calibrate"], common | {"experiment_name": "demo"}, training=True)
-    _say("5/6 evaluate", "network and classical SimpleITK pipeline on test and hold-out")
-    bundles.run(bundle, ["train", "evaluate"], common | {"experiment_name": "demo"}, training=True)
-    _say("6/6 segment", "and measure the hold-out steel, from the microscope's files")
-    source = raw / "hold-out"
-    bundles.run(
-        bundle,
-        ["inference", "sem", "segment"],
-        {"dataset_dir": str(source), "output_dir": str(segmented)},
-        training=False,
-    )
+    _say("5/7 calibrate", "temperature scaling on the validation micrograph")
+    bundles.run(bundle, ["train", "calibrate"], common, training=True)
+    _say("6/7 evaluate", "shipped weights, then trained ones and classical SimpleITK pipeline")
+    before = {"weights": str(shipped / "models" / "model.pt"), "output_dir": str(results / "shipped")}
+    bundles.run(bundle, ["train", "evaluate"], common | before | {"tracking_uri": None}, training=True)
+    bundles.run(bundle, ["train", "evaluate"], common, training=True)
+    _say("7/7 segment", "and measure the hold-out steel, from the microscope's files")
+    _segment(raw / "hold-out", segmented, bundle)
     print(_table(results, bundle))
     print(_next_commands(dest, results, segmented, bundle))
     print(f"Done in {(time.monotonic() - start) / 60:.1f} minutes.")
+
+
+def _segment(source: Path, dest: Path, bundle: Path) -> None:
+    settings = {"dataset_dir": str(source), "output_dir": str(dest)}
+    bundles.run(bundle, ["inference", "sem", "segment"], settings, training=False)
 
 
 def _say(step: str, what: str) -> None:
@@ -85,15 +90,18 @@ def _say(step: str, what: str) -> None:
 
 
 def _table(results: Path, bundle: Path) -> str:
-    """The figures of the evaluation and the calibration, aligned."""
-    summary = json.loads((results / "summary.json").read_text())
+    """The figures of the evaluations and the calibration, aligned."""
+    trained, shipped = (
+        json.loads((folder / "summary.json").read_text())["sections"]
+        for folder in (results, results / "shipped")
+    )
     calibration = json.loads((bundle / "models" / "calibration.json").read_text())
-    lines = ["", f"{'median Dice':<28}{'network':>10}{'baseline':>10}{'n':>6}"]
-    for section, units in summary["sections"].items():
+    lines = ["", f"{'median Dice':<28}{'shipped':>10}{'trained':>10}{'baseline':>10}{'n':>6}"]
+    for section, units in trained.items():
         for unit in ("micrographs", "tiles"):
-            figures = units[unit]
-            network, baseline = (figures[method]["dice"]["median"] for method in ("network", "baseline"))
-            lines.append(f"{section + ', ' + unit:<28}{network:>10.3f}{baseline:>10.3f}{figures['n']:>6}")
+            rows = (shipped[section][unit]["network"], units[unit]["network"], units[unit]["baseline"])
+            figures = "".join(f"{row['dice']['median']:>10.3f}" for row in rows)
+            lines.append(f"{section + ', ' + unit:<28}{figures}{units[unit]['n']:>6}")
     before, after = calibration["before"], calibration["after"]
     lines += [
         "",

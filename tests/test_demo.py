@@ -17,18 +17,20 @@ from carde_monai.locking import LOCK, claimed
 def test_demo_runs_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(demo, "SIZE", (160, 208))
     monkeypatch.setattr(demo, "SPLIT", "3,1,1")
-    monkeypatch.setattr(demo, "TRAINING", SMALL | SHORT | {"experiment_name": "demo"})
+    monkeypatch.setattr(demo, "TRAINING", SMALL | SHORT)
     dest = tmp_path / "out"
     demo.demo(dest)
     printed = capsys.readouterr().out
     for part in ("test, micrographs", "holdout, tiles", "ECE", "mlflow ui", f"--bundle {dest / 'bundle'}"):
         assert part in printed
     assert str(Path(sys.executable).parent) in printed
-    names = {path.name for path in (dest / "segmented").iterdir()}
-    assert {"anp_001_mask.png", "anp_003_overlay.png", "report.html", "particles.csv"} <= names
+    for folder in ("first", "segmented"):
+        names = {path.name for path in (dest / folder).iterdir()}
+        assert {"anp_001_mask.png", "anp_003_overlay.png", "report.html", "particles.csv"} <= names
     assert (dest / "segmented" / "report.html").as_uri() in printed
-    summary = json.loads((dest / "results" / "summary.json").read_text())
-    assert set(summary["sections"]) == {"test", "holdout"}
+    for folder in ("results", "results/shipped"):
+        summary = json.loads((dest / folder / "summary.json").read_text())
+        assert set(summary["sections"]) == {"test", "holdout"}
 
 
 def test_demo_leaves_other_folders_alone(tmp_path: Path) -> None:
