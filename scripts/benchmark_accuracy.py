@@ -1,157 +1,126 @@
-"""Trainings on few annotated real micrographs, scored on micrographs that took no part in them.
+"""Trainings on few annotated micrographs, scored on micrographs that took no part in them.
 
-    ni10   Ni superalloy, ten training images; tested on `val` and on `other` (other alloys, etching, voltage)
-    ni1    the same with one training image
-    uhcs   ultrahigh-carbon steel, four classes, the published folds that are here, each tested once
+    ni1, ni2, ni4, ni10   Ni superalloy, so many training images, each set within the next; tested on `val`
+                          and on `other` (other alloys, etching, voltage)
+    uhcs                  ultrahigh-carbon steel, four classes, the published folds that are here, each left
+                          out once
+    rpv10                 synthetic reactor-pressure-vessel steel, ten micrographs; tested on four of the same
+                          steel and four of another, with fixed seeds
 
-Every training is one of `carde-monai train --overlay few` with several classes, of a fixed length: nothing of
-the test chooses weights, settings or length. Each is evaluated with `--overlay tta`. What OUT holds already
-is not trained again. Data: Stuckner et al. 2022 (npj Comput. Mater. 8, 200), DeCost et al. 2019.
+Every training is one of `carde-monai train --overlay few`, of a fixed length: nothing of the test chooses
+weights, settings or length. Each is evaluated with `--overlay tta`. A training is its start (random weights,
+or the shipped ones) and its seed. What OUT holds already is not trained again. OUT gets results.csv (a row a
+training and section), results.md (mean and standard deviation, to paste) and learning_curves.png.
+Data: Stuckner et al. 2022 (npj Comput. Mater. 8, 200), DeCost et al. 2019.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import shutil
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from carde_monai import bundles
-from carde_monai.errors import InputError, user_mistake
-from carde_monai.prepare import prepare
+from benchmarks.accuracy import results
+from benchmarks.accuracy.runs import STARTS, Run, is_done, perform
+from benchmarks.accuracy.tasks import NAMES, prepared, tasks
 
-ONE = "spot7_180d_3"
-UHCS_FOLDS = {
-    0: ("1176", "1219", "0357", "0333"),
-    1: ("0235", "0360", "1528", "0579"),
-    2: ("0220", "0495", "1061", "0075"),
-    4: ("1579", "0596", "0312", "1150"),
-    5: ("0007", "0477", "0124", "0599"),
-}
-COLUMNS = ("iou", "mean_iou", "iou_0", "iou_1", "iou_2", "iou_3")
-
-
-@dataclass(frozen=True)
-class Task:
-    """One training: its data set's folder, the sections as names of micrographs, classes and settings."""
-
-    name: str
-    source: str
-    training: tuple[str, ...]
-    test: tuple[str, ...]
-    holdout: tuple[str, ...] = ()
-    classes: int = 2
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-def tasks(data: Path, only: Sequence[str]) -> Iterator[Task]:
-    """The trainings of the benchmarks named in ``only``, of the data that is here."""
-    for name in only:
-        folder = data / ("uhcs" if name == "uhcs" else "ni-superalloy")
-        if not folder.is_dir():
-            print(f"{name}: skipped, there is no {folder}", file=sys.stderr)
-        elif name == "uhcs":
-            every = {one: fold for fold, members in UHCS_FOLDS.items() for one in members}
-            for fold, members in UHCS_FOLDS.items():
-                others = tuple(f"uhcs{one}" for one in every if one not in members)
-                tested = tuple(f"uhcs{one}" for one in members)
-                yield Task(
-                    f"uhcs{fold}", "uhcs", others, tested, classes=3, settings={"roi_size": [256, 256]}
-                )
-        else:
-            parts = {part: _stems(folder / part / "images") for part in ("train", "val", "other")}
-            chosen = parts["train"] if name == "ni10" else (ONE,)
-            yield Task(name, "ni-superalloy", chosen, parts["val"], parts["other"])
-
-
-def _stems(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(path.stem for path in folder.glob("*.png")))
-
-
-def prepared(task: Task, data: Path, out: Path) -> Path:
-    """The data set of a task, made once; its data list has the task's sections."""
-    whole = out / "data" / task.source
-    if not (whole / "datalist.json").is_file():
-        raw = out / "raw" / task.source
-        shutil.rmtree(raw, ignore_errors=True)
-        for kind in ("images", "labels"):
-            (raw / kind).mkdir(parents=True)
-            for path in (data / task.source).rglob(f"{kind}/*.png"):
-                shutil.copyfile(path, raw / kind / path.name)
-        failures = prepare(raw, whole, detectors=1, classes=task.classes, split="8,1,1")
-        if failures:
-            raise InputError(failures[0].name, failures[0].reason)
-    listed = json.loads((whole / "datalist.json").read_text(encoding="utf-8"))
-    every = {one["name"]: one for key in ("training", "validation", "test") for one in listed[key]}
-    sections = {"training": task.training, "validation": (), "test": task.test}
-    sections["holdout"] = task.holdout
-    dest = out / "data" / task.name
-    dest.mkdir(parents=True, exist_ok=True)
-    for kind in ("images", "labels"):
-        if not (dest / kind).exists():
-            (dest / kind).symlink_to((whole / kind).resolve(), target_is_directory=True)
-    listed |= {section: [every[name] for name in names] for section, names in sections.items()}
-    (dest / "datalist.json").write_text(json.dumps(listed | {"unlabelled": []}), encoding="utf-8")
-    return dest
-
-
-def run(task: Task, dataset: Path, bundle: Path, seed: int, given: dict[str, Any]) -> dict[str, Any]:
-    """Train and evaluate; the classes.json of the evaluation."""
-    common = {"dataset_dir": str(dataset), "classes": task.classes, "tracking_uri": None, "quiet": True}
-    if not (bundle / "eval" / "classes.json").is_file():
-        shutil.rmtree(bundle, ignore_errors=True)
-        root = bundles.working_bundle(bundle)
-        start = time.monotonic()
-        settings = {"seed": seed, "val_interval": "@max_epochs", **task.settings, **given}
-        bundles.run(root, ["train", "few", "classes"], {**common, **settings}, training=True)
-        print(f"{task.name}, seed {seed}: {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
-        sections = ["test", "holdout"] if task.holdout else ["test"]
-        stages = ["train", "classes", "tta", "evaluate", "evaluate_classes"]
-        bundles.run(root, stages, {**common, "sections": sections}, training=True)
-    return json.loads((bundle / "eval" / "classes.json").read_text(encoding="utf-8"))
+from carde_monai.errors import INTERRUPTED, SOME_FAILED, WRONG_USAGE, InputError, user_mistake
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for and print a table of every training."""
+    """Run what is asked for, print a line a training and the summary of all in OUT.
+
+    Returns the exit status: 3 if some trainings failed, the others having been done; 130 after Ctrl-C.
+    """
+    options = _parsed(arguments)
+    if options.plot:
+        try:
+            print(results.report(results.read(options.out), options.out))
+        except InputError as error:
+            print(error, file=sys.stderr)
+            return WRONG_USAGE
+        return 0
+    failed = 0
+    for run in list(_runs(options)):
+        try:
+            if not is_done(run, options.out):
+                perform(run, prepared(run.task, options.data, options.out), options.out)
+        except KeyboardInterrupt:
+            print(f"{run.name}: stopped; the same command goes on with it", file=sys.stderr)
+            return INTERRUPTED
+        except Exception as error:
+            if (mistake := user_mistake(error)) is None:
+                raise
+            print(f"{run.name}: failed: {mistake}", file=sys.stderr, flush=True)
+            failed += 1
+            continue
+        _tell(run, results.collect(options.out))
+    table = results.collect(options.out)
+    if len(table):
+        print(results.report(table, options.out))
+    return SOME_FAILED if failed else 0
+
+
+def _runs(options: argparse.Namespace) -> Iterator[Run]:
+    """Seed by seed, so that a benchmark that is stopped has something of everything."""
+    wanted = list(tasks(options.data, options.only))
+    for seed in range(options.seeds):
+        for task in wanted:
+            for start in options.start:
+                yield Run(task, start, seed, dict(options.set))
+
+
+def _tell(run: Run, table: Any) -> None:
+    task = run.task
+    rows = table[(table["task"] == task.name) & (table["start"] == run.start) & (table["seed"] == run.seed)]
+    if task.fold is not None:
+        rows = rows[rows["fold"] == task.fold]
+    for row in rows.to_dict("records"):
+        found = [f"{key} {row[key]:.4f}" for key in results.METRICS if row[key] == row[key]]  # not NaN
+        print(f"{run.name}, {row['section']} ({row['n']}): {', '.join(found)}", flush=True)
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/benchmark_accuracy", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--only", default="ni10,ni1,uhcs")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", type=_some_of(NAMES), default=NAMES, help=f"some of {','.join(NAMES)}")
+    parser.add_argument("--start", type=_some_of(STARTS), default=STARTS, help=f"some of {','.join(STARTS)}")
+    parser.add_argument("--seeds", type=_count, default=3, help="how many, from 0 on")
     parser.add_argument("--out", type=Path, default=Path("accuracy"))
-    parser.add_argument("--set", action="append", default=[], metavar="ID=VALUE", help="a setting of train")
-    options = parser.parse_args(arguments)
-    given = {key: json.loads(value) for key, _, value in (one.partition("=") for one in options.set)}
-    rows = []
-    for task in tasks(options.data, options.only.split(",")):
-        for seed in range(options.seeds):
-            try:
-                dataset = prepared(task, options.data, options.out)
-                found = run(task, dataset, options.out / f"{task.name}_seed{seed}", seed, given)
-            except Exception as error:
-                if (mistake := user_mistake(error)) is None:
-                    raise
-                print(f"{task.name}, seed {seed}: {mistake}", file=sys.stderr)
-                return 2
-            for section, parts in found.items():
-                means = {key: one["mean"] for key, one in parts["micrographs"].items()}
-                row = {"task": task.name, "seed": seed, "section": section, "n": parts["n"]}
-                rows.append(row | {key: means.get(key) for key in COLUMNS})
-                figures = ", ".join(
-                    f"{key} {means[key]:.4f}" for key in COLUMNS if means.get(key) is not None
-                )
-                print(f"{task.name}, seed {seed}, {section} ({parts['n']}): {figures}", flush=True)
-            with (options.out / "results.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, ["task", "seed", "section", "n", *COLUMNS])
-                writer.writeheader()
-                writer.writerows(rows)
-    return 0
+    setting = {"action": "append", "default": [], "type": _setting, "metavar": "ID=VALUE"}
+    parser.add_argument("--set", **setting, help="a setting of train, its value as JSON; several times")
+    parser.add_argument(
+        "--plot", action="store_true", help="summary and figure of OUT/results.csv; no training"
+    )
+    return parser.parse_args(arguments)
+
+
+def _some_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(text.split(","))
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"'{unknown[0]}' is none of {','.join(known)}")
+        return tuple(dict.fromkeys(names))
+
+    return parse
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 1")
+    return int(text)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, _, value = text.partition("=")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not ID=VALUE with a value as JSON") from None
 
 
 if __name__ == "__main__":

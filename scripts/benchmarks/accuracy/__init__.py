@@ -1,0 +1,1 @@
+"""How accurate trainings on few micrographs are: `tasks`, `runs` of them, and `results` of the runs."""
