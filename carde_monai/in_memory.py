@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from monai.bundle import ConfigParser
+from monai.utils import convert_to_tensor
 
 from carde_monai import bundles
 from carde_monai.bundle_checks import explained
 from carde_monai.errors import InputError
 from carde_monai.particles import MIN_AREA, label_particles, measure_particles
 from carde_monai.provenance import weight_files
-from carde_monai.sem import SEMImage, check_contrast, check_pixel_size
+from carde_monai.sem import MICRON, UNKNOWN, SEMImage, check_contrast, check_pixel_size, pixel_affine
 
 __all__ = ["Segmentation", "segment"]
 
@@ -68,7 +69,7 @@ def segment(
         se2: (H, W) greys of the SE2 detector without the info bar, integers or floating point.
         inlens: (H, W) greys of InLens; without it ``se2``, of whatever detector, fills both channels.
         bundle: folder of a trained bundle; the packaged one if not given.
-        pixel_size: edge of a pixel in micrometres, for `Segmentation.carbides`.
+        pixel_size: edge of a pixel in micrometres, for `Segmentation.carbides` and the overlay spacing.
         overlay: configs of another network or way to infer, by name (unet, tta), several with commas.
 
     Raises:
@@ -79,7 +80,7 @@ def segment(
     pixels = _channels(se2, inlens)
     root = Path(bundle) if bundle else bundles.packaged_bundle()
     model = _model(root, tuple(overlay.split(",")) if overlay else (), _stamps(root))
-    mask, probability = model(pixels)
+    mask, probability = model(pixels, pixel_size)
     return Segmentation(mask, probability, pixels, pixel_size)
 
 
@@ -131,11 +132,16 @@ class _Model:
         self.failures = parser.get_parsed_content("passing_over").failures
         self.lock = threading.Lock()  # an engine runs once at a time
 
-    def __call__(self, pixels: Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    def __call__(
+        self, pixels: Array, pixel_size: float | None
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
         """Mask and probability, both (H, W)."""
         with self.lock:
             before = self.items[:]
-            self.items[:] = [{"image": np.moveaxis(pixels, 0, -1), "name": "micrograph"}]
+            image: Any = convert_to_tensor(np.moveaxis(pixels, 0, -1), track_meta=True)
+            image.affine = pixel_affine(pixel_size)
+            image.meta["xyzt_units"] = MICRON if pixel_size else UNKNOWN
+            self.items[:] = [{"image": image, "name": "micrograph"}]
             try:
                 self.evaluator.run()
                 if self.failures:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data import Dataset
+from monai.data import Dataset, decollate_batch
 from monai.utils import convert_to_numpy, convert_to_tensor, ensure_tuple
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from carde_monai.errors import Failure, InputError, user_mistake
 from carde_monai.handlers.segmentation import micrograph_name, name_of_file
 from carde_monai.nifti import SUFFIX, damage
 from carde_monai.report import check_numbers
+from carde_monai.spacing import AbsurdSize
 from carde_monai.transforms import collate_one
 
 Item = dict[Any, Any]
@@ -78,19 +79,32 @@ class PassingOver:
             self.failures.clear()  # the same list, which others may hold
         items, failures = batch
         self.failures += failures
-        engine.state.batch = [] if items is None else items
-        outputs = [] if items is None else engine._iteration(engine, items)
+        engine.state.batch = []
+        outputs = [] if items is None else self._segmented(engine, items)
         good = [self._is_good(*pair) for pair in zip(engine.state.batch, outputs, strict=True)]
         engine.state.batch = [one for one, fine in zip(engine.state.batch, good, strict=True) if fine]
         return [one for one, fine in zip(outputs, good, strict=True) if fine]
+
+    def _segmented(self, engine: Any, items: Item) -> list[Item]:
+        engine.state.batch = items
+        try:
+            return engine._iteration(engine, items)
+        except AbsurdSize as error:
+            for item in decollate_batch(items):
+                self._fail(micrograph_name(item), error)
+            engine.state.batch = []
+            return []
 
     def _is_good(self, item: Item, output: Item) -> bool:
         name = micrograph_name(item)
         try:
             check_numbers(name, convert_to_numpy(output["probability"]))
         except InputError as error:
-            self.failures.append(Failure.of(name, error))
-            if self.discard is not None:
-                self.discard(name)
+            self._fail(name, error)
             return False
         return True
+
+    def _fail(self, name: str, error: InputError) -> None:
+        self.failures.append(Failure.of(name, error))
+        if self.discard is not None:
+            self.discard(name)

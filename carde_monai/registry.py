@@ -26,8 +26,8 @@ FOLDER = "mlflow_model"  # in output_dir
 EXAMPLE = 64  # rows and columns of the input example: it is stored as text
 PINNED = ("carde-monai", "mlflow", "monai", "numpy", "openvino", "pytorch-ignite", "scikit-image", "torch")
 # what decides on the probability, in inference.json and in a training's configs alike
-SHARED = ("classes", "network_def", "normalize", "window_size", "window", "inferer", "unpack")
-SHARED += ("checkpointloader",)
+SHARED = ("classes", "network_def", "normalize", "window_size", "window", "one_view", "inferer")
+SHARED += ("unpack", "checkpointloader")
 
 
 class Registration:
