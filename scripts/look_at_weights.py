@@ -52,8 +52,8 @@ def cases(data: Path) -> Iterator[Case]:
         yield Case(f"{name}, pixels twice as large", _coarser(se2), _coarser(inlens), coarse)
     frames = [data / "rpv-examples" / f"frame_{kind}_small.png" for kind in ("se2", "inlens")]
     if frames[0].is_file():
-        # reduced whole frames, 165 rows, of which the information bar takes the last 14
-        yield Case("reduced frame", _grey(frames[0])[:150], _grey(frames[1])[:150], None)
+        # reduced whole frames, 165 rows, of which the information bar takes the last 17
+        yield Case("reduced frame", _grey(frames[0])[:148], _grey(frames[1])[:148], None)
     for part in ("val", "other"):
         for path in sorted((data / "ni-superalloy" / part / "images").glob("*.png")):
             label = np.asarray(Image.open(path.parents[1] / "labels" / path.name))

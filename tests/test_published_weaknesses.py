@@ -234,7 +234,8 @@ def test_the_temperature_is_applied_once_and_stays(bundle: Path, dataset: Path, 
         run(bundle, ["inference"], dataset, output_dir=str(tmp_path / name), amp=False)
         (path,) = (tmp_path / name).glob(f"{annotated(dataset)[0][0]['name']}_probability.nii.gz")
         p = np.asarray(nibabel.load(path).dataobj).astype(np.float64)
-        return np.where((p > 1e-4) & (p < 1 - 1e-4), np.log(p / (1 - p)), np.nan)
+        p[(p <= 1e-4) | (p >= 1 - 1e-4)] = np.nan
+        return np.log(p / (1 - p))
 
     def calibrate() -> dict[str, Any]:
         run(bundle, ["train", "calibrate"], dataset, output_dir=str(tmp_path / "calibration"))

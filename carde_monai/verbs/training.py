@@ -13,8 +13,9 @@ from carde_monai.verbs import ensemble, overlay_names
 def train(dataset: str, bundle: str = "bundle", overlay: str | None = None, **overrides: Any) -> None:
     """Train the bundle's network on a prepared data set; the best weights go to BUNDLE/models/model.pt.
 
-    The best are those with the highest Dice on the validation micrographs. The table and curve of the
-    training and the MLflow database go to --output_dir (BUNDLE/eval). Ctrl-C stops after the batch. The same
+    It starts from the weights that come with the package (--from_scratch: from random ones). The best are
+    those with the highest Dice on the validation micrographs. The table and curve of the training and the
+    MLflow database go to --output_dir (BUNDLE/eval). Ctrl-C stops after the batch. The same
     command with --resume goes on after the last finished epoch, after a kill, too, and ends with the same
     weights; the settings must be the same, but --max_epochs may be higher.
 
