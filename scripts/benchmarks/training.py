@@ -73,7 +73,9 @@ def _workflow(job: Job, data: Path, name: str, **settings: Any) -> Any:
     configs = ["train", *(["carde_unet"] if name == CARDE else [])]
     if name == LARGE:
         settings["network_def#features"] = list(LARGE_FEATURES)
-    fixed = {"dataset_dir": str(data), "weights": None, "tracking_uri": None, "quiet": True}
+    # both from random weights, as a race to a Dice asks
+    fixed = {"dataset_dir": str(data), "weights": None, "from_scratch": True, "tracking_uri": None}
+    fixed["quiet"] = True
     return product.workflow(configs, training=True, root=root, **fixed, **settings)
 
 
