@@ -24,7 +24,7 @@ def percentiles(greys: Tensor, ranks: Sequence[float]) -> npt.NDArray[np.float64
     """Percentiles (0 to 100) of an integer tensor, interpolated as np.percentile does, from its histogram."""
     flat = greys.reshape(-1)
     if flat.dtype != torch.uint8 and (flat.min() < 0 or flat.max() >= GREYS):
-        return np.percentile(flat.numpy(), ranks)
+        return np.percentile(flat.double().numpy(), ranks)  # 16 bits would overflow between two of them
     up_to = torch.bincount(flat).cumsum(0).numpy()
     place = np.asarray(ranks) / 100 * (flat.numel() - 1)
     lower = np.searchsorted(up_to, np.floor(place), side="right")
