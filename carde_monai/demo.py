@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from carde_monai import bundles
+from carde_monai import bundles, warm_start
 from carde_monai.errors import InputError
 from carde_monai.locking import LOCK, claimed
 from carde_monai.prepare import prepare
@@ -53,14 +53,13 @@ def _do_all(dest: Path) -> None:
     )
     start = time.monotonic()
     common = {"dataset_dir": str(data), "output_dir": str(results), "experiment_name": "demo"}
-    shipped = bundles.packaged_bundle()
 
     _say("1/7 synthesize", "12 micrographs of one steel, 2 of another (hold-out)")
     synthesize(raw, sum(map(int, SPLIT.split(","))), SIZE, "jfl", seed=1)
     synthesize(raw / "hold-out", 2, SIZE, "anp", seed=2)
     _say("2/7 segment", "the hold-out steel's files with the shipped weights: nothing is annotated yet")
     begun = time.monotonic()
-    _segment(raw / "hold-out", dest / "first", shipped)
+    _segment(raw / "hold-out", dest / "first", bundles.packaged_bundle())
     print(f"That took {time.monotonic() - begun:.0f} seconds. Look at {dest / 'first'}/*_overlay.png")
     _say("3/7 prepare", "read the microscope's files, cut the info bar, split by micrograph")
     prepare(raw, data, split=SPLIT)
@@ -70,7 +69,7 @@ def _do_all(dest: Path) -> None:
     _say("5/7 calibrate", "temperature scaling on the validation micrograph")
     bundles.run(bundle, ["train", "calibrate"], common, training=True)
     _say("6/7 evaluate", "shipped weights, then trained ones and classical SimpleITK pipeline")
-    before = {"weights": str(shipped / "models" / "model.pt"), "output_dir": str(results / "shipped")}
+    before = {"weights": str(warm_start.shipped_weights()), "output_dir": str(results / "shipped")}
     bundles.run(bundle, ["train", "evaluate"], common | before | {"tracking_uri": None}, training=True)
     bundles.run(bundle, ["train", "evaluate"], common, training=True)
     _say("7/7 segment", "and measure the hold-out steel, from the microscope's files")

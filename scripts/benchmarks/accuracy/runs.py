@@ -16,7 +16,6 @@ from benchmarks.accuracy.tasks import Task
 from carde_monai import bundles, warm_start
 from carde_monai.errors import InputError
 from carde_monai.locking import claimed
-from carde_monai.provenance import file_digest
 from carde_monai.replacing import replace_text
 from carde_monai.result_files import read_table
 from carde_monai.size_test import LEVEL, size_test
@@ -47,25 +46,9 @@ class Run:
     def made_from(self) -> dict[str, Any]:
         """What the scores depend on: a run that differs here is another one."""
         sections = {name: list(getattr(self.task, name)) for name in ("training", "test", "holdout")}
-        digest = shipped_digest() if self.start == SHIPPED else None
+        shipped = self.start == SHIPPED
+        digest = warm_start.shipped_digest(warm_start.shipped_weights()) if shipped else None
         return {**sections, "settings": self.task.settings | self.given, "weights": digest}
-
-
-def shipped_digest() -> str:
-    """SHA-256 of the shipped weights.
-
-    Raises:
-        InputError: there are none, or others lie in their place; a training would pass over them.
-    """
-    path = bundles.packaged_bundle() / "models" / "model.pt"
-    try:
-        digest = file_digest(path)
-        shipped = path.with_name(warm_start.DIGEST).read_text(encoding="ascii").split()[0]
-    except FileNotFoundError as error:
-        raise InputError(error.filename, "there is no such file", "check the installation") from error
-    if digest != shipped:
-        raise InputError(path, "is not what was shipped", "restore it, or leave out --start shipped")
-    return digest
 
 
 def is_done(run: Run, out: Path) -> bool:
