@@ -33,27 +33,24 @@ class MeanTeacher:
         self, augmentation: BatchAugmentation, loader: DataLoader[Any], teacher: nn.Module, start: int = 0
     ) -> None:
         self.augmentation, self.loader, self.teacher, self.start = augmentation, loader, teacher, start
-        self._iteration = 0
+        self._engine: Engine | None = None
         self._batches: Iterator[Any] = iter(())
 
     def attach(self, engine: Engine) -> None:
-        """Subscribe to the start of every epoch, to draw anew, and of every iteration, to count."""
+        """Subscribe to the start of every epoch, to draw anew."""
+        self._engine = engine
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._count)
 
     def _start_epoch(self, engine: Engine) -> None:
         sampler: Any = self.loader.sampler
         sampler.set_epoch(engine.state.epoch)
         self._batches = iter(self.loader)
 
-    def _count(self, engine: Engine) -> None:
-        self._iteration = engine.state.iteration
-
     def __call__(
         self, batchdata: Any, device: Any = None, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         image, label = self.augmentation(batchdata, device, non_blocking, **kwargs)
-        if self._iteration <= self.start:
+        if self._engine is None or self._engine.state.iteration <= self.start:
             return image, label
         crops = next(self._batches)["image"].to(image)
         with torch.no_grad():
