@@ -65,14 +65,9 @@ def described(label: np.ndarray, mask: np.ndarray) -> str:
     found, true = mask > 0, label > 0
     both, every = (found & true).sum(), (found | true).sum()
     dice = 2 * both / (found.sum() + true.sum()) if every else 1.0
-    recalls = [
-        f"{(found & (label == number)).sum() / (label == number).sum():.2f}" for number in _numbers(label)
-    ]
-    return f"Dice {dice:.3f}, IoU {both / every if every else 1:.3f}, recall by class {', '.join(recalls)}"
-
-
-def _numbers(label: np.ndarray) -> list[int]:
-    return [number for number in np.unique(label).tolist() if number]
+    classes = [label == number for number in np.unique(label) if number]
+    recalls = ", ".join(f"{(found & one).sum() / one.sum():.2f}" for one in classes)
+    return f"Dice {dice:.3f}, IoU {both / every if every else 1:.3f}, recall by class {recalls}"
 
 
 def picture(case: Case, probability: np.ndarray) -> Image.Image:

@@ -105,6 +105,10 @@ def test_classes_and_a_value_exclude_each_other() -> None:
         LabelRule.parse(1, None, 2)
 
 
+QUICK = {"max_epochs": 3, "batch_size": 4, "roi_size": [64, 64], "window_size": [96, 96]}
+QUICK |= {"network_def#features": [8, 8, 8, 8, 8, 8]}
+
+
 @pytest.fixture
 def several(tmp_path: Path) -> Path:
     """A folder of three single images: bright squares are class 1, dark ones class 2."""
@@ -143,8 +147,7 @@ def test_few_trains_classes_without_validation(
     """The overlays `few` and `classes`, then an evaluation with symmetries: squares are easy."""
     monkeypatch.chdir(tmp_path)
     prepare(several, tmp_path / "data", detectors=1, classes=2, split="2,0,1")
-    quick = {"max_epochs": 3, "epoch_length": 12, "batch_size": 4, "roi_size": [64, 64], "ema_momentum": 0.3}
-    quick |= {"learning_rate": 0.01, "network_def#features": [8, 8, 8, 8, 8, 8], "window_size": [96, 96]}
+    quick = QUICK | {"epoch_length": 12, "ema_momentum": 0.3, "learning_rate": 0.01}
     common = {"bundle": "bundle", "classes": 2, "tracking_uri": None, "quiet": True}
     command_line.train("data", overlay="few", **common, **quick)
     short = {key: quick[key] for key in ("network_def#features", "window_size")}
@@ -169,8 +172,7 @@ def test_few_tells_the_figures_of_the_weights_that_it_keeps(
     """The last weights, though this training improves nothing."""
     monkeypatch.chdir(tmp_path)
     prepare(several, tmp_path / "data", detectors=1, label_value=1, split="2,1,0")
-    quick = {"max_epochs": 3, "epoch_length": 6, "batch_size": 4, "roi_size": [64, 64], "ema_momentum": 0.5}
-    quick |= {"learning_rate": 0.03, "network_def#features": [8, 8, 8, 8, 8, 8], "window_size": [96, 96]}
+    quick = QUICK | {"epoch_length": 6, "ema_momentum": 0.5, "learning_rate": 0.03}
     worse = {"_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "maximize": True}
     command_line.train("data", overlay="few", optimizer=worse, **quick)
     with sqlite3.connect("bundle/eval/mlflow.db") as database:
