@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from benchmarks.accuracy.runs import RESULT, SCRATCH, SHIPPED, STARTS
-from benchmarks.accuracy.tasks import NAMES, NI_IMAGES
+from benchmarks.accuracy.tasks import NAMES, NI_IMAGES, SEMI_SUPERVISED
 from carde_monai.errors import InputError
 from carde_monai.figure_series import STYLES
 from carde_monai.figures import STYLE
@@ -45,8 +45,8 @@ FAMILIES = (
     Family(
         "Ni superalloy",
         "seeds",
-        tuple(NI_IMAGES),
-        {"test": "val", "holdout": "other"},
+        (*NI_IMAGES, SEMI_SUPERVISED),
+        {"validation": "train, not trained on", "test": "val", "holdout": "other"},
         {**CLASSES, "iou_0": "matrix", "iou_1": "secondary", "iou_2": "tertiary"},
     ),
     Family(
@@ -100,7 +100,7 @@ def read(out: Path) -> pd.DataFrame:
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     """The rows by `KEYS`, tasks and starts in their own order."""
-    orders = {"task": NAMES, "start": STARTS, "section": ("test", "holdout")}
+    orders = {"task": NAMES, "start": STARTS, "section": ("validation", "test", "holdout")}
     table = table.astype({"fold": "Int64"})
     return table.sort_values(
         ["task", "fold", "start", "seed", "section"],
@@ -179,10 +179,11 @@ def _spread(values: pd.Series) -> str:
 def learning_curves(table: pd.DataFrame) -> Figure:
     """IoU of the Ni superalloy over the number of training images: a point a seed, a line the means."""
     family = FAMILIES[0]
-    rows = table[table["task"].isin(family.tasks)]
+    rows = table[table["task"].isin(list(NI_IMAGES))]
     figure = Figure(figsize=(6.9, 2.8), layout="constrained")
-    panels = figure.subplots(1, len(family.sections), sharex=True)
-    for axes, (section, tested) in zip(panels, family.sections.items(), strict=True):
+    shown = ("test", "holdout")
+    panels = figure.subplots(1, len(shown), sharex=True)
+    for axes, section in zip(panels, shown, strict=True):
         for start, (colour, line, marker) in zip(STARTS, STYLES, strict=False):
             runs = rows[(rows["section"] == section) & (rows["start"] == start)]
             if runs.empty:
@@ -204,7 +205,11 @@ def learning_curves(table: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(sorted(set(rows["images"]))))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.set(title=tested, xlabel="annotated images for training", ylabel="IoU, mean over micrographs")
+        axes.set(
+            title=family.sections[section],
+            xlabel="annotated images for training",
+            ylabel="IoU, mean over micrographs",
+        )
         axes.grid(color="0.9", linewidth=0.5)
         axes.set_axisbelow(True)
     panels[0].legend(loc="best")

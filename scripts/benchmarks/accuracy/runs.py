@@ -45,10 +45,12 @@ class Run:
 
     def made_from(self) -> dict[str, Any]:
         """What the scores depend on: a run that differs here is another one."""
-        sections = {name: list(getattr(self.task, name)) for name in ("training", "test", "holdout")}
+        task = self.task
+        parts = {"training": task.training, "unlabelled": task.unlabelled, **task.scored}
+        sections = {name: list(names) for name, names in parts.items()}
         shipped = self.start == SHIPPED
         digest = warm_start.shipped_digest(warm_start.shipped_weights()) if shipped else None
-        return {**sections, "settings": self.task.settings | self.given, "weights": digest}
+        return {**sections, "settings": task.settings | self.given, "weights": digest}
 
 
 def is_done(run: Run, out: Path) -> bool:
@@ -100,6 +102,7 @@ def _common(run: Run, dataset: Path) -> dict[str, Any]:
 
 def _train(run: Run, dataset: Path, bundle: Path) -> None:
     configs = ["train", "few", *(["classes"] if run.task.classes > 1 else [])]
+    configs += ["semi_supervised"] if run.task.unlabelled else []
     # nothing is chosen by what is watched, so that looking once is enough
     settings = {"val_interval": "@max_epochs", **run.task.settings, **run.given}
     settings |= {**_common(run, dataset), "from_scratch": run.start == SCRATCH}
@@ -114,7 +117,8 @@ def _evaluate(run: Run, dataset: Path, bundle: Path) -> Scores:
     configs = ["train", *(["classes"] if several else []), "tta", "evaluate"]
     configs += ["evaluate_classes"] if several else []
     settings: dict[str, Any] = {key: one for key, one in run.given.items() if key.split("#")[0] in SHARED}
-    settings |= {**_common(run, dataset), "sections": ["test", "holdout"] if run.task.holdout else ["test"]}
+    sections = [section for section, names in run.task.scored.items() if names]
+    settings |= {**_common(run, dataset), "sections": sections}
     try:
         bundles.run(bundle, configs, settings, training=True)
     except SystemExit as error:  # a figure over fewer micrographs would be another figure

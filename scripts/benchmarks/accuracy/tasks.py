@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from carde_monai.synthetic import synthesize
 NI, UHCS, RPV = "ni-superalloy", "uhcs", "rpv"
 ONE = "spot7_180d_3"  # the published one-shot image, which every larger set contains
 NI_IMAGES = {"ni1": 1, "ni2": 2, "ni4": 4, "ni10": 10}
+SEMI_SUPERVISED = "ni1unlabelled"
 UHCS_FOLDS = {
     0: ("1176", "1219", "0357", "0333"),
     1: ("0235", "0360", "1528", "0579"),
@@ -31,18 +32,24 @@ UHCS_FOLDS = {
 RPV_SIZE = (704, 1024)
 RPV_TRAINING, RPV_TEST, RPV_HOLDOUT = 10, 4, 4
 RPV_SEEDS = {"jfl": 801, "anp": 802}
-NAMES = (*NI_IMAGES, "uhcs", "rpv10")
+NAMES = (*NI_IMAGES, SEMI_SUPERVISED, "uhcs", "rpv10")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One training: its data set's source, the sections as names of micrographs, classes and settings."""
+    """One training: its data set's source, the sections as names of micrographs, classes and settings.
+
+    ``validation`` chooses nothing within a training: settings are compared on it, not on ``test``.
+    ``unlabelled`` ones train without their annotation.
+    """
 
     name: str
     source: str
     training: tuple[str, ...]
     test: tuple[str, ...]
     holdout: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
     classes: int = 1
     fold: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -51,6 +58,11 @@ class Task:
     def label(self) -> str:
         """Name and fold."""
         return self.name if self.fold is None else f"{self.name}{self.fold}"
+
+    @property
+    def scored(self) -> dict[str, tuple[str, ...]]:
+        """Micrographs that do not train, by section."""
+        return {"validation": self.validation, "test": self.test, "holdout": self.holdout}
 
 
 def tasks(data: Path, only: Sequence[str]) -> Iterator[Task]:
@@ -99,12 +111,13 @@ def _uhcs(folder: Path) -> Iterator[Task]:
 
 def _ni(name: str, folder: Path) -> Iterator[Task]:
     parts = {part: _stems(folder / part / "images") for part in ("train", "val", "other")}
-    number = NI_IMAGES[name]
+    number = NI_IMAGES.get(name, 1)
     if ONE not in parts["train"] or len(parts["train"]) < number or not parts["val"]:
         _skip(name, f"{folder} does not hold {number} training images with {ONE}, and some for val")
         return
-    chosen = (ONE, *(one for one in parts["train"] if one != ONE))[:number]
-    yield Task(name, NI, chosen, parts["val"], parts["other"], classes=2)
+    ordered = (ONE, *(one for one in parts["train"] if one != ONE))
+    task = Task(name, NI, ordered[:number], parts["val"], parts["other"], classes=2)
+    yield replace(task, **{"unlabelled" if name == SEMI_SUPERVISED else "validation": ordered[number:]})
 
 
 def _stems(folder: Path) -> tuple[str, ...]:
@@ -125,7 +138,7 @@ def prepared(task: Task, data: Path, out: Path) -> Path:
         listed = json.loads((whole / "datalist.json").read_text(encoding="utf-8"))
         keys = ("training", "validation", "test", "holdout")
         every = {one["name"]: one for key in keys for one in listed[key]}
-        sections = {"training": task.training, "test": task.test, "holdout": task.holdout}
+        sections = {"training": task.training, "unlabelled": task.unlabelled, **task.scored}
         if missing := {name for names in sections.values() for name in names} - set(every):
             raise InputError(
                 whole, f"does not hold {min(missing)}", "it is of other data: name another --out"
@@ -133,8 +146,9 @@ def prepared(task: Task, data: Path, out: Path) -> Path:
         for kind in ("images", "labels"):
             if not (dest / kind).exists():
                 (dest / kind).symlink_to((whole / kind).resolve(), target_is_directory=True)
-        listed |= {key: [every[name] for name in names] for key, names in sections.items()}
-        listed |= {"validation": [], "unlabelled": []}
+        listed |= {key: [dict(every[name]) for name in names] for key, names in sections.items()}
+        for one in listed["unlabelled"]:
+            del one["label"]
         replace_text(dest / "datalist.json", json.dumps(listed))
     return dest
 
