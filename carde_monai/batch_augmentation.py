@@ -18,10 +18,11 @@ EDGES = (2, 3)
 class BatchAugmentation(PrepareBatchDefault):
     """``prepare_batch`` of a trainer: image and label on the device, augmented, in channels-last layout.
 
-    The same distributions and arithmetic as MONAI's RandZoomd (reflecting), RandRotate90d, RandFlipd on both
-    axes, RandScaleIntensityd, RandShiftIntensityd (channel-wise), RandGaussianNoised and RandGaussianSmoothd
-    in this order, each tile drawing its own. Those work on the CPU, tile by tile on MetaTensors, and take
-    several times as long. Images (B, C, H, W), labels (B, 1, H, W); the batch itself stays as it is.
+    The same distributions and arithmetic as MONAI's RandZoomd (reflecting, labels "nearest-exact"),
+    RandRotate90d, RandFlipd on both axes, RandScaleIntensityd, RandShiftIntensityd (channel-wise),
+    RandGaussianNoised and RandGaussianSmoothd in this order, each tile drawing its own. Those work on the
+    CPU, tile by tile on MetaTensors, and take several times as long. Images (B, C, H, W), labels
+    (B, 1, H, W); the batch itself stays as it is.
 
     Every ``*_prob`` is a probability per tile; ``scale`` and ``shift`` are the largest change to either side;
     ``noise`` is the largest standard deviation (the one in force is uniform below it), ``sigma`` the range of
@@ -60,17 +61,18 @@ class BatchAugmentation(PrepareBatchDefault):
         """Copies of image and label, zoomed, turned and flipped alike."""
         both = torch.cat([image, label], 1)
         channels = image.shape[1]
-        for tile in _chosen(len(both), self.zoom_prob):
-            factor = _uniform(*self.zoom)
+        for tile in drawn(len(both), self.zoom_prob):
+            factor = uniform(*self.zoom)
             both[tile, :channels] = zoomed(image[tile], factor, "bilinear")
-            both[tile, channels:] = zoomed(label[tile], factor, "nearest")
+            # MONAI's "nearest" would lay the label half a pixel beside the image
+            both[tile, channels:] = zoomed(label[tile], factor, "nearest-exact")
         square = both.shape[2] == both.shape[3]
         turns = torch.randint(1, 4, (len(both),)) if square else torch.full((len(both),), 2)
         turns *= torch.rand(len(both)) < self.rotate_prob
         for turn in (1, 2, 3):
             _apply(both, (turns == turn).nonzero()[:, 0], lambda tiles, turn=turn: tiles.rot90(turn, EDGES))
         for axis in EDGES:
-            chosen = torch.tensor(_chosen(len(both), self.flip_prob), dtype=torch.long)
+            chosen = torch.tensor(drawn(len(both), self.flip_prob), dtype=torch.long)
             _apply(both, chosen, lambda tiles, axis=axis: tiles.flip(axis))
         return both[:, :channels], both[:, channels:]
 
@@ -78,10 +80,10 @@ class BatchAugmentation(PrepareBatchDefault):
         """The image with other greys."""
         gain = 1 + self._channel_wise(image, self.scale, self.scale_prob)
         image = image * gain + self._channel_wise(image, self.shift, self.shift_prob)
-        for tile in _chosen(len(image), self.noise_prob):
-            image[tile] += torch.randn_like(image[tile]) * _uniform(0, self.noise)
-        for tile in _chosen(len(image), self.smooth_prob):
-            sigmas = [_uniform(*self.sigma), _uniform(*self.sigma)]
+        for tile in drawn(len(image), self.noise_prob):
+            image[tile] += torch.randn_like(image[tile]) * uniform(0, self.noise)
+        for tile in drawn(len(image), self.smooth_prob):
+            sigmas = [uniform(*self.sigma), uniform(*self.sigma)]
             image[tile] = GaussianFilter(2, sigmas).to(image.device)(image[tile][None])[0]
         return image
 
@@ -95,7 +97,8 @@ class BatchAugmentation(PrepareBatchDefault):
 def zoomed(tile: Tensor, factor: float, mode: str) -> Tensor:
     """``tile`` (C, H, W) enlarged ``factor`` times about its centre, as `monai.transforms.Zoom` does it.
 
-    The size stays: what sticks out is cut, what is missing mirrored. ``mode`` is "bilinear" or "nearest".
+    The size stays: what sticks out is cut, what is missing mirrored. ``mode`` is that of PyTorch, such as
+    "bilinear" or "nearest-exact".
     """
     resized = functional.interpolate(tile[None], scale_factor=factor, mode=mode, recompute_scale_factor=True)
     gaps = [want - got for want, got in zip(tile.shape[1:], resized.shape[2:], strict=True)]
@@ -110,11 +113,11 @@ def _plain(values: Tensor) -> Tensor:
     return values.as_tensor() if isinstance(values, MetaTensor) else values
 
 
-def _uniform(low: float, high: float) -> float:
+def uniform(low: float, high: float) -> float:
     return low + (high - low) * torch.rand(()).item()
 
 
-def _chosen(tiles: int, prob: float) -> list[int]:
+def drawn(tiles: int, prob: float) -> list[int]:
     return (torch.rand(tiles) < prob).nonzero()[:, 0].tolist()
 
 

@@ -33,7 +33,7 @@ def seed() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.8, 0.93, 0.999, 1.0, 1.004, 1.1, 1.25])
-@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest-exact"])
 @pytest.mark.parametrize("size", [(32, 32), (31, 48)])
 def test_zoom_is_monais(factor: float, mode: str, size: tuple[int, int]) -> None:
     tile = torch.rand(2, *size)
@@ -90,8 +90,8 @@ def test_zoom_takes_image_and_label_alike() -> None:
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     disc = ((rows - 15.5) ** 2 + (columns - 15.5) ** 2 < 64).float().expand(100, 1, 32, 32)
     image, label = only(zoom_prob=1.0)({"image": disc, "label": disc})
-    # apart from the rim, where "nearest" is half a pixel off, as in MONAI; other factors would give 0.06
-    assert ((image > 0.5).float() - label).abs().mean() < 0.03
+    # apart from single pixels of the rim; "nearest", half a pixel off, would give 0.02, other factors 0.06
+    assert ((image > 0.5).float() - label).abs().mean() < 0.01
     factors = (label.sum((1, 2, 3)) / disc[0].sum()).sqrt()
     assert 0.7 < factors.min() < 0.9 and 1.15 < factors.max() < 1.3
 
