@@ -114,11 +114,13 @@ def _plain(values: Tensor) -> Tensor:
 
 
 def uniform(low: float, high: float) -> float:
+    """A number between the two."""
     return low + (high - low) * torch.rand(()).item()
 
 
 def drawn(tiles: int, prob: float) -> list[int]:
-    return (torch.rand(tiles) < prob).nonzero()[:, 0].tolist()
+    """Numbers of the tiles that are chosen with this probability; at 0 nothing is drawn."""
+    return (torch.rand(tiles) < prob).nonzero()[:, 0].tolist() if prob else []
 
 
 def _apply(batch: Tensor, chosen: Tensor, change: Any) -> None:
