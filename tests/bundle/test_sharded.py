@@ -102,6 +102,7 @@ def test_a_process_without_micrographs_waits_for_the_other(trained, raw, tmp_pat
     assert not (tmp_path / "out" / "failures.csv").exists()
 
 
+@pytest.mark.slow
 def test_prepared_data_needs_monai_alone(trained, dataset, tmp_path) -> None:
     blocked = tmp_path / "blocked.py"
     blocked.write_text(
