@@ -105,7 +105,7 @@ def _uhcs(folder: Path) -> Iterator[Task]:
             tuple(members),
             classes=3,
             fold=number,
-            settings={"roi_size": [256, 256]},
+            settings={"roi_size": [256, 256], "max_epochs": 10},
         )
 
 
