@@ -118,7 +118,8 @@ def _wanted(value: Any, default: Any, least: int | None) -> str:
             return "" if isinstance(value, list | tuple | str) else "a list"
         fits = isinstance(value, list | tuple) and (len(value) == len(default) or least is None)
         fits = fits and not any(_wanted(one, default[0], least) for one in value)
-        return "" if fits else "a list of numbers" if least is None else f"{len(default)} sizes in pixels"
+        numbers = "sizes in pixels" if isinstance(default[0], int) else "numbers above 0"
+        return "" if fits else "a list of numbers" if least is None else f"{len(default)} {numbers}"
     if isinstance(default, int | float):
         number = isinstance(value, int | float)
         if least is None:

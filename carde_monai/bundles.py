@@ -26,6 +26,11 @@ from carde_monai.signals import on_sigterm
 logger = logging.getLogger("carde_monai")
 
 
+# The weights that come with the package saw a range of pixel sizes; those trained further see the pixels of
+# their training.
+PACKAGED_OVERLAYS = ("spacing",)
+
+
 def packaged_bundle() -> Path:
     """Folder of the bundle that came with this installation (wheel, or a checkout installed in place)."""
     package = Path(__file__).resolve().parent

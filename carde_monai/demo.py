@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def _do_all(dest: Path) -> None:
     synthesize(raw / "hold-out", 2, SIZE, "anp", seed=2)
     _say("2/7 segment", "the hold-out steel's files with the shipped weights: nothing is annotated yet")
     begun = time.monotonic()
-    _segment(raw / "hold-out", dest / "first", bundles.packaged_bundle())
+    packaged = bundles.packaged_bundle()
+    _segment(raw / "hold-out", dest / "first", packaged, bundles.PACKAGED_OVERLAYS)
     print(f"That took {time.monotonic() - begun:.0f} seconds. Look at {dest / 'first'}/*_overlay.png")
     _say("3/7 prepare", "read the microscope's files, cut the info bar, split by micrograph")
     prepare(raw, data, split=SPLIT)
@@ -79,9 +81,9 @@ def _do_all(dest: Path) -> None:
     print(f"Done in {(time.monotonic() - start) / 60:.1f} minutes.")
 
 
-def _segment(source: Path, dest: Path, bundle: Path) -> None:
+def _segment(source: Path, dest: Path, bundle: Path, overlays: Sequence[str] = ()) -> None:
     settings = {"dataset_dir": str(source), "output_dir": str(dest)}
-    bundles.run(bundle, ["inference", "sem", "segment"], settings, training=False)
+    bundles.run(bundle, ["inference", "sem", "segment", *overlays], settings, training=False)
 
 
 def _say(step: str, what: str) -> None:

@@ -70,7 +70,8 @@ def segment(
         inlens: (H, W) greys of InLens; without it ``se2``, of whatever detector, fills both channels.
         bundle: folder of a trained bundle; the packaged one if not given.
         pixel_size: edge of a pixel in micrometres, for `Segmentation.carbides` and the overlay spacing.
-        overlay: configs of another network or way to infer, by name (unet, tta), several with commas.
+        overlay: configs of another network or way to infer, by name (unet, tta), several with commas. The
+            packaged bundle has spacing in any case.
 
     Raises:
         InputError: a detector's array is not (H, W), holds NaN or no greys or (nearly) one grey only, the two
@@ -79,7 +80,8 @@ def segment(
     check_pixel_size(pixel_size)
     pixels = _channels(se2, inlens)
     root = Path(bundle) if bundle else bundles.packaged_bundle()
-    model = _model(root, tuple(overlay.split(",")) if overlay else (), _stamps(root))
+    overlays = [*(() if bundle else bundles.PACKAGED_OVERLAYS), *(overlay.split(",") if overlay else ())]
+    model = _model(root, tuple(dict.fromkeys(overlays)), _stamps(root))
     mask, probability = model(pixels, pixel_size)
     return Segmentation(mask, probability, pixels, pixel_size)
 

@@ -22,9 +22,11 @@ from torch import Tensor
 
 import carde_monai
 from carde_monai import bundles
+from carde_monai.errors import InputError
 from carde_monai.sem import pixel_affine
 from carde_monai.spacing import AbsurdSize
 from carde_monai.transforms import scaled_later
+from carde_monai.verbs import inference_overlays
 
 CONFIGS = REPOSITORY / "bundle" / "configs"
 WINDOW = {"window_size": SMALL["window_size"]}
@@ -114,6 +116,13 @@ def test_absurd_sizes_are_refused_in_one_line(pixel_size, size) -> None:
     )
 
 
+def test_limits_are_above_nothing() -> None:
+    configs = bundles.config_files(bundles.packaged_bundle(), ["inference", "spacing"])
+    bundles.check_overrides(configs, {"pixel_sizes": [0.0001, 1]})
+    with pytest.raises(InputError, match=r"pixel_sizes \[0, 1\]: should be 2 numbers above 0"):
+        bundles.check_overrides(configs, {"pixel_sizes": [0, 1]})
+
+
 def test_a_batch_of_several_pixel_sizes_is_no_batch() -> None:
     items = [batch(torch.rand(2, 40, 56), size)[0] for size in (0.01, 0.02)]
     with pytest.raises(TypeError, match="argument"):
@@ -128,14 +137,26 @@ def test_symmetries_are_taken_of_the_resampled_image() -> None:
     torch.testing.assert_close(turned.as_tensor(), plain.as_tensor().expand_as(turned), atol=1e-4, rtol=0)
 
 
-def test_arrays_in_memory_have_the_pixel_size_that_is_given() -> None:
+def test_the_packaged_weights_resample_arrays_of_a_known_pixel_size() -> None:
     greys = np.random.default_rng(0).normal(100, 20, (64, 80))
-    plain, known, coarse = (
-        carde_monai.segment(greys, pixel_size=size, overlay="spacing") for size in (None, 0.01, 0.05)
-    )
+    plain, known, coarse = (carde_monai.segment(greys, pixel_size=size) for size in (None, 0.01, 0.05))
     np.testing.assert_array_equal(plain.probability, known.probability)
     assert coarse.mask.shape == greys.shape and coarse.pixel_size_um == 0.05
     assert abs(coarse.probability - plain.probability).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("overlay", "bundle", "overrides", "expected"),
+    [
+        (None, None, {}, ["spacing"]),
+        ("tta,spacing", None, {"min_area": 9}, ["spacing", "tta"]),
+        ("tta", "mine", {}, ["tta"]),
+        (None, None, {"weights": "mine.pt"}, []),
+        ("tta", None, {"weights": "a.pt,b.pt"}, ["ensemble", "tta"]),
+    ],
+)
+def test_other_weights_see_the_pixels_of_their_training(overlay, bundle, overrides, expected) -> None:
+    assert inference_overlays(overlay, bundle, overrides) == expected
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +179,7 @@ def test_segmented_frames_keep_their_size_and_bad_ones_are_passed_over(trained, 
         bundles.run(trained, ["inference", "sem", "segment", *overlay], settings, training=False)
         return tmp_path / name
 
-    plain, same = segment("plain"), segment("same", "spacing")
+    plain, same = segment("plain"), segment("same", "spacing", pixel_sizes=[0.0055, 0.025])
     assert len(list(plain.glob("*_probability.tif"))) == 2
     for file in plain.glob("*_probability.tif"):
         np.testing.assert_array_equal(probability(file), probability(same / file.name))

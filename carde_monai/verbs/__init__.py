@@ -11,6 +11,14 @@ def overlay_names(overlay: str | None) -> list[str]:
     return [name.strip() for name in (overlay or "").split(",") if name.strip()]
 
 
+def inference_overlays(overlay: str | None, bundle: str | None, overrides: Mapping[str, Any]) -> list[str]:
+    """The configs that infer as ``--overlay`` and ``--weights`` say, and as the packaged weights want it."""
+    from carde_monai.bundles import PACKAGED_OVERLAYS
+
+    packaged = () if bundle or "weights" in overrides else PACKAGED_OVERLAYS
+    return list(dict.fromkeys([*packaged, *ensemble(overrides), *overlay_names(overlay)]))
+
+
 def ensemble(overrides: Mapping[str, Any]) -> list[str]:
     """The config that ``--weights a.pt,b.pt`` needs."""
     from carde_monai.provenance import weight_files

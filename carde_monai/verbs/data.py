@@ -7,7 +7,7 @@ from typing import Any
 
 from carde_monai.errors import finish
 from carde_monai.startup import importing
-from carde_monai.verbs import ensemble, overlay_names
+from carde_monai.verbs import inference_overlays
 
 
 def synthesize(
@@ -130,7 +130,7 @@ def suggest(
         from carde_monai import bundles
 
     root = Path(bundle) if bundle else bundles.packaged_bundle()
-    configs = ["inference", "sem", "segment", "suggest", *ensemble(overrides), *overlay_names(overlay)]
+    configs = ["inference", "sem", "segment", "suggest", *inference_overlays(overlay, bundle, overrides)]
     given = {"detectors": detectors, "pixel_size": pixel_size, "known": known, "n": n}
     overrides = {"dataset_dir": source, "output_dir": dest, **given, "suggestions#field": field, **overrides}
     bundles.run(root, configs, overrides, training=False)

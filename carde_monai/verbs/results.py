@@ -7,7 +7,7 @@ from typing import Any
 
 from carde_monai.errors import InputError, finish
 from carde_monai.startup import importing
-from carde_monai.verbs import ensemble, overlay_names
+from carde_monai.verbs import inference_overlays
 
 
 def segment(
@@ -35,7 +35,9 @@ def segment(
     Args:
         source: folder of microscope files, or a folder that prepare wrote.
         dest: folder to write to; made if missing.
-        bundle: folder of a trained bundle; the packaged one if not given.
+        bundle: folder of a trained bundle; the packaged one if not given. Its weights have the overlay
+            spacing: pixels finer than 0.0065 or coarser than 0.025 um are resampled, and the result brought
+            back.
         detectors: 2 for SE2/InLens pairs; 1 for single images (TIFF or PNG of any name).
         pixel_size: micrometres per pixel; wins over the files' own metadata.
         overlay: configs of another network or way to infer, by name (unet, carde_unet, mean_variance, tta)
@@ -57,7 +59,7 @@ def segment(
         raise InputError(option, f"does not change the prepared {source}", "give it to carde-monai prepare")
     else:
         configs.insert(1, "prepared")
-    configs += [*ensemble(overrides), *overlay_names(overlay)]
+    configs += inference_overlays(overlay, bundle, overrides)
     bundles.run(root, configs, overrides, training=False)
 
 
