@@ -11,7 +11,9 @@ from carde_monai.detector_augmentation import DetectorAugmentation
 OFF = dict.fromkeys(
     ["zoom_prob", "rotate_prob", "flip_prob", "scale_prob", "shift_prob", "noise_prob", "smooth_prob"], 0.0
 )
-ALL = dict.fromkeys(["contrast_prob", "edge_prob", "relief_prob", "shade_prob"], 1.0)
+ALL = dict.fromkeys(
+    ["contrast_prob", "levels_prob", "edge_prob", "relief_prob", "shade_prob", "pore_prob"], 1.0
+)
 
 
 def only(**settings: object) -> DetectorAugmentation:
@@ -72,3 +74,18 @@ def test_shade_is_slow() -> None:
     change = varied(image, shade=0.5, shade_prob=1.0) - image[0, 0]
     assert change.max() - change.min() > 0.05
     assert change.diff(dim=0).abs().max() < 0.1 * (change.max() - change.min())
+
+
+def test_levels_keep_the_order_of_greys_and_their_ends() -> None:
+    image = torch.rand(1, 1, 32, 32).expand(1, 2, 32, 32)
+    found = varied(image, levels=(4, 4), levels_prob=1.0)
+    assert (found.flatten()[image[0, 0].flatten().argsort()].diff() >= -1e-6).all()
+    torch.testing.assert_close(torch.stack(found.aminmax()), torch.stack(image.aminmax()))
+
+
+def test_pores_are_ellipses_darker_than_all() -> None:
+    image = 0.1 * torch.rand(1, 1, 96, 96).expand(1, 2, 96, 96)
+    found = varied(image, pore=(6.0, 6.0), pore_prob=1.0)
+    changed = (found - image[0, 0]).abs() > 0.05
+    assert 0 < changed.sum() <= 4 * 3.2 * 7**2  # at most four discs of that radius, and their soft edges
+    assert (found[changed] < image.min()).float().mean() > 0.5 and found.max() <= image.max()
