@@ -89,7 +89,7 @@ STEEL: Mapping[str, Range] = MappingProxyType(
         "small_boost": Range(0.0, 1.0),
         "grain_size_um": Range(1.0, 8.0, log=True),
         "cell_size_um": Range(0.25, 1.6, log=True),
-        "bright_grains": Range(0.0, 0.2),
+        "bright_grains": Range(0.0, 0.45),  # every other region only
         "mottle_grey": Range(0.0, 4.5),
         "ghosts_per_um2": Range(0.0, 4.5),
         "pores_per_um2": Range(0.0, 1.5),
@@ -160,7 +160,7 @@ LOOK: Mapping[str, Range] = MappingProxyType(
 # how often a frame has what most frames lack
 CHANCES: Mapping[str, float] = MappingProxyType(
     {
-        "crowd": 0.3,
+        "crowd": 0.15,  # no grain is bright there
         "film": 0.12,
         "one_detector": 0.4,
         "gamma": 0.5,
