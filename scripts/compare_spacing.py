@@ -16,6 +16,7 @@ import pandas as pd
 from skimage.transform import resize
 
 import carde_monai
+from carde_monai.bundles import packaged_bundle
 from carde_monai.synthetic import STEELS, Synthetic, synthesize_micrograph
 
 REFERENCE = 0.007  # um a pixel; the frame that is resampled
@@ -64,11 +65,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="frames of each kind and steel")
     parser.add_argument("--bundle", type=Path, help="of the network; the packaged one if not given")
     options = parser.parse_args()
+    # without a name the packaged bundle has the overlay anyway
+    bundle = options.bundle or packaged_bundle()
     every, rows = list(frames(options.seeds)), []
     for mode, overlay in MODES.items():  # outermost: a network is loaded once
         for kind, frame in every:
             size = frame.pixel_size_um
-            found = carde_monai.segment(frame.se2, frame.inlens, options.bundle, size, overlay=overlay)
+            found = carde_monai.segment(frame.se2, frame.inlens, bundle, size, overlay=overlay)
             truth = frame.label > 0
             dice = 2 * (found.mask & truth).sum() / max(1, found.mask.sum() + truth.sum())
             rows.append({"frames": kind, "nm a pixel": 1000 * size, "mode": mode, "dice": dice})
