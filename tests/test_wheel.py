@@ -99,7 +99,8 @@ def test_the_installed_command_segments_away_from_the_repository(scripts, tree, 
     assert Path(where.strip()).is_relative_to(scripts.parent)
     run(scripts / "carde-monai", "segment", raw / "hold-out", "out", cwd=tmp_path)
     expected = {"dataset_dir": str(raw / "hold-out"), "output_dir": str(tmp_path / "expected")}
-    bundles.run(tree / "bundle", ["inference", "sem", "segment"], expected, training=False)
+    configs = ["inference", "sem", "segment", *bundles.PACKAGED_OVERLAYS]
+    bundles.run(tree / "bundle", configs, expected, training=False)
     masks = sorted((tmp_path / "out").glob("*_mask.png"))
     assert [path.name for path in masks] == ["anp_001_mask.png", "anp_003_mask.png"]
     for path in masks:
