@@ -25,10 +25,14 @@ from carde_monai.signals import on_sigterm
 
 logger = logging.getLogger("carde_monai")
 
-
 # The weights that come with the package saw a range of pixel sizes; those trained further see the pixels of
 # their training.
 PACKAGED_OVERLAYS = ("spacing",)
+
+
+def with_packaged(overlays: Sequence[str]) -> list[str]:
+    """Overlays with which the packaged weights infer: those that they want, and ``overlays``, each once."""
+    return list(dict.fromkeys([*PACKAGED_OVERLAYS, *overlays]))
 
 
 def packaged_bundle() -> Path:

@@ -80,8 +80,8 @@ def segment(
     check_pixel_size(pixel_size)
     pixels = _channels(se2, inlens)
     root = Path(bundle) if bundle else bundles.packaged_bundle()
-    overlays = [*(() if bundle else bundles.PACKAGED_OVERLAYS), *(overlay.split(",") if overlay else ())]
-    model = _model(root, tuple(dict.fromkeys(overlays)), _stamps(root))
+    names = overlay.split(",") if overlay else []
+    model = _model(root, tuple(names if bundle else bundles.with_packaged(names)), _stamps(root))
     mask, probability = model(pixels, pixel_size)
     return Segmentation(mask, probability, pixels, pixel_size)
 

@@ -17,6 +17,7 @@ from skimage.transform import resize
 
 import carde_monai
 from carde_monai.bundles import packaged_bundle
+from carde_monai.evaluation import scores
 from carde_monai.synthetic import STEELS, Synthetic, synthesize_micrograph
 
 REFERENCE = 0.007  # um a pixel; the frame that is resampled
@@ -72,8 +73,7 @@ def main() -> None:
         for kind, frame in every:
             size = frame.pixel_size_um
             found = carde_monai.segment(frame.se2, frame.inlens, bundle, size, overlay=overlay)
-            truth = frame.label > 0
-            dice = 2 * (found.mask & truth).sum() / max(1, found.mask.sum() + truth.sum())
+            dice = scores(found.mask, frame.label)["dice"]
             rows.append({"frames": kind, "nm a pixel": 1000 * size, "mode": mode, "dice": dice})
     grouped = pd.DataFrame(rows).groupby(["frames", "nm a pixel", "mode"])["dice"]
     quartiles = grouped.quantile([0.25, 0.5, 0.75]).unstack()

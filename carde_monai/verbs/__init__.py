@@ -13,10 +13,10 @@ def overlay_names(overlay: str | None) -> list[str]:
 
 def inference_overlays(overlay: str | None, bundle: str | None, overrides: Mapping[str, Any]) -> list[str]:
     """The configs that infer as ``--overlay`` and ``--weights`` say, and as the packaged weights want it."""
-    from carde_monai.bundles import PACKAGED_OVERLAYS
+    from carde_monai.bundles import with_packaged
 
-    packaged = () if bundle or "weights" in overrides else PACKAGED_OVERLAYS
-    return list(dict.fromkeys([*packaged, *ensemble(overrides), *overlay_names(overlay)]))
+    names = [*ensemble(overrides), *overlay_names(overlay)]
+    return names if bundle or "weights" in overrides else with_packaged(names)
 
 
 def ensemble(overrides: Mapping[str, Any]) -> list[str]:
