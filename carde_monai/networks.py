@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from carde_monai.carde_unet import CardeUNet, carde_unet
 from carde_monai.errors import InputError
 
-__all__ = ["CardeUNet", "UNet", "autocast", "bf16_is_fast", "carde_unet"]
+__all__ = ["CardeUNet", "UNet", "autocast", "bf16_is_fast", "carde_unet", "for_training"]
 
 DEEPEST = 5
 LEAKY_RELU = ("LeakyReLU", {"negative_slope": 0.1, "inplace": True})  # BasicUNet's
@@ -48,6 +48,25 @@ def autocast(network: nn.Module, enabled: bool) -> nn.Module:
 
     network.__class__ = type(f"Mixed{kind.__name__}", (kind,), {"forward": forward, "in_bfloat16": True})
     return network
+
+
+def for_training(network: nn.Module, device: torch.device | str, amp: bool) -> nn.Module:
+    """The network itself, on ``device`` in channels-last layout, with `autocast` if ``amp``.
+
+    MONAI's UpCat pads even by nothing, which copies the largest activations and takes them out of that
+    layout; here it pads only where sizes differ. Outputs are the same.
+    """
+    for block in network.modules():
+        if isinstance(block, UpCat):
+            block.register_forward_pre_hook(_pad_where_needed)
+    return autocast(network.to(device, memory_format=torch.channels_last), amp)
+
+
+def _pad_where_needed(block: nn.Module, inputs: tuple[Tensor, Tensor | None]) -> None:
+    deep, skip = inputs
+    block.is_pad = skip is not None and any(
+        2 * a != b for a, b in zip(deep.shape[2:], skip.shape[2:], strict=True)
+    )
 
 
 class UNet(nn.ModuleDict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from monai.networks.nets import BasicUNet
 from torch import nn
 
 from carde_monai.errors import InputError
-from carde_monai.networks import CardeUNet, UNet, autocast, carde_unet
+from carde_monai.networks import CardeUNet, UNet, autocast, carde_unet, for_training
 
 
 def test_autocast_computes_in_bfloat16_and_returns_float32_with_the_same_parameters() -> None:
@@ -38,6 +39,21 @@ def test_autocast_computes_in_bfloat16_and_returns_float32_with_the_same_paramet
 def output(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return network.eval()(image)
+
+
+@pytest.mark.parametrize(("size", "padded"), [((32, 48), set()), ((32, 37), {"replicate"})])
+def test_a_network_in_training_pads_only_where_sizes_differ(size, padded, monkeypatch) -> None:
+    torch.manual_seed(0)
+    plain = BasicUNet(spatial_dims=2, in_channels=2, out_channels=1, features=(4,) * 6, norm="batch")
+    image = torch.rand(1, 2, *size)
+    expected = output(plain, image)
+    network = copy.deepcopy(for_training(plain, "cpu", False))  # as a moving average of its weights is
+    modes, pad = set(), torch.nn.functional.pad
+    monkeypatch.setattr(
+        torch.nn.functional, "pad", lambda x, sides, mode: (modes.add(mode), pad(x, sides, mode))[1]
+    )
+    torch.testing.assert_close(output(network, image), expected)
+    assert modes == padded
 
 
 @pytest.mark.parametrize("norm", ["batch", ("instance", {"affine": True})])
