@@ -8,9 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
+from PIL import Image
+
+from carde_monai.synthetic import synthesize
 
 TINY = {"max_epochs": 1, "epoch_length": 1, "roi_size": [64, 64], "batch_size": 2, "window_size": [96, 128]}
 
@@ -165,7 +169,8 @@ def test_a_tiny_run_is_not_repeated_and_other_settings_are_refused(
     assert benchmark.main(arguments) == 0
     table = pd.read_csv(tmp_path / "results.csv")
     assert table["section"].tolist() == ["test", "holdout"] and table["n"].tolist() == [1, 1]
-    assert table[["dice", "baseline_dice", "object_f1", "ks_accepted"]].notna().all(axis=None)
+    scored = ["dice", "outline_dice", "baseline_dice", "object_f1", "ks_accepted"]
+    assert table[scored].notna().all(axis=None)
     found = json.loads((tmp_path / "data" / "rpv10" / "datalist.json").read_text())
     sections = {key: [one["name"] for one in found[key]] for key in ("training", "test", "holdout")}
     assert sections == {"training": ["jfl_001"], "test": ["jfl_003"], "holdout": ["anp_001"]}
@@ -177,6 +182,25 @@ def test_a_tiny_run_is_not_repeated_and_other_settings_are_refused(
     assert benchmark.main(arguments) == 0 and summary in capsys.readouterr().out
     assert benchmark.main([*arguments, "--set", "max_epochs=2"]) == 3
     assert "was made with other settings; name another --out" in capsys.readouterr().err
+
+
+def test_true_outlines_are_held_against_the_label_that_the_network_is_held_against(
+    module, tmp_path: Path, monkeypatch
+) -> None:
+    tasks = module("benchmarks.accuracy.tasks")
+    monkeypatch.setattr(tasks, "RPV_SIZE", (96, 128))
+    synthesize(tmp_path, 2, tasks.RPV_SIZE, "anp", tasks.RPV_SEEDS["anp"])
+    with Image.open(tmp_path / "anp_003_label.png") as picture:
+        written = np.asarray(picture) > 0
+    drawn = []
+    draw = tasks.synthesize_micrograph
+    monkeypatch.setattr(
+        tasks, "synthesize_micrograph", lambda *how: drawn.append(draw(*how).label > 0) or draw(*how)
+    )
+    found = tasks.outline_dice("anp_003")
+    label, outlines = drawn
+    assert (label == written).all() and (label != outlines).any()
+    assert found == pytest.approx(2 * (label & outlines).sum() / (label.sum() + outlines.sum()))
 
 
 def test_seeds_of_the_synthetic_steel_are_not_those_of_the_shipped_weights(module) -> None:

@@ -26,7 +26,8 @@ STARTED = {SCRATCH: "from random weights", SHIPPED: "from the shipped weights"}
 CLASSES = {"iou": "IoU", "mean_iou": "mean IoU"}
 METRICS = (
     *("iou", "mean_iou", "iou_0", "iou_1", "iou_2", "iou_3"),
-    *("dice", "dice_median", "baseline_dice", "baseline_dice_median", "object_f1", "ks_accepted"),
+    *("dice", "dice_median", "outline_dice", "baseline_dice", "baseline_dice_median"),
+    *("object_f1", "ks_accepted"),
 )
 COLUMNS = (*KEYS, "n", *METRICS, "minutes")
 
@@ -66,7 +67,7 @@ FAMILIES = (
         ("rpv10",),
         {"test": "jfl", "holdout": "anp (hold-out)"},
         {
-            **{"dice": "Dice", "dice_median": "median Dice"},
+            **{"dice": "Dice", "dice_median": "median Dice", "outline_dice": "Dice of the true outlines"},
             **{"baseline_dice": "baseline Dice", "baseline_dice_median": "median baseline Dice"},
             **{"object_f1": "object F1", "ks_accepted": "ECD accepted (KS)"},
         },

@@ -8,11 +8,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.accuracy.tasks import Task
+from benchmarks.accuracy.tasks import Task, outline_dice
 from carde_monai import bundles, warm_start
 from carde_monai.errors import InputError
 from carde_monai.locking import claimed
@@ -123,7 +124,12 @@ def _evaluate(run: Run, dataset: Path, bundle: Path) -> Scores:
         bundles.run(bundle, configs, settings, training=True)
     except SystemExit as error:  # a figure over fewer micrographs would be another figure
         raise InputError(run.name, "some micrographs failed", "see failures.csv in its folder") from error
-    return class_scores(bundle / "eval") if several else carbide_scores(bundle / "eval")
+    if several:
+        return class_scores(bundle / "eval")
+    scores = carbide_scores(bundle / "eval")
+    for section in sections:
+        scores[section]["outline_dice"] = mean(outline_dice(name) for name in run.task.scored[section])
+    return scores
 
 
 def class_scores(folder: Path) -> Scores:
