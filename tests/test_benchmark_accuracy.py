@@ -156,6 +156,22 @@ def test_sizes_are_accepted_frame_by_frame(module, tmp_path: Path) -> None:
     )
 
 
+def test_classes_are_scored_by_micrograph_and_over_all_pixels(module, tmp_path: Path) -> None:
+    told = {"micrographs": {"iou": {"mean": 0.8}, "iou_1": {"mean": 0.5}, "dice_1": {"mean": 0.6}}}
+    told |= {"n": 2, "pooled": {"iou": 0.85, "iou_1": 0.9, "dice_1": 0.95}}
+    (tmp_path / "classes.json").write_text(json.dumps({"test": told}))
+    scores = module("benchmarks.accuracy.runs").class_scores(tmp_path)
+    assert scores == {
+        "test": {"n": 2, "iou": 0.8, "iou_1": 0.5},
+        "test_pooled": {"n": 2, "iou": 0.85, "iou_1": 0.9},
+    }
+    finished(tmp_path, "uhcs", "scratch", 0, 1, **scores)
+    results = module("benchmarks.accuracy.results")
+    first, second = lines_of(results.summary(results.collect(tmp_path)))[2:]
+    assert first[3:7] == ["fold left out, mean of micrographs", "2", "0.8000", "0.5000"]
+    assert second[3:7] == ["fold left out, pixels pooled", "2", "0.8500", "0.9000"]
+
+
 @pytest.mark.slow
 def test_a_tiny_run_is_not_repeated_and_other_settings_are_refused(
     module, tmp_path: Path, capsys, monkeypatch

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from benchmarks.accuracy.runs import RESULT, SCRATCH, SHIPPED, STARTS
+from benchmarks.accuracy.runs import POOLED, RESULT, SCRATCH, SHIPPED, STARTS
 from benchmarks.accuracy.tasks import NAMES, NI_IMAGES, SEMI_SUPERVISED
 from carde_monai.errors import InputError
 from carde_monai.figure_series import STYLES
@@ -22,6 +22,7 @@ from carde_monai.replacing import replace_file, replace_text
 
 TABLE, SUMMARY, CURVES = "results.csv", "results.md", "learning_curves.png"
 KEYS = ("task", "fold", "start", "seed", "images", "section")
+SECTIONS = tuple(one + of for one in ("validation", "test", "holdout") for of in ("", POOLED))
 STARTED = {SCRATCH: "from random weights", SHIPPED: "from the shipped weights"}
 CLASSES = {"iou": "IoU", "mean_iou": "mean IoU"}
 METRICS = (
@@ -54,7 +55,7 @@ FAMILIES = (
         "Ultrahigh-carbon steel",
         "folds and seeds",
         ("uhcs",),
-        {"test": "fold left out"},
+        {"test": "fold left out, mean of micrographs", f"test{POOLED}": "fold left out, pixels pooled"},
         {
             **CLASSES,
             **{"iou_0": "ferrite", "iou_1": "cementite network"},
@@ -101,7 +102,7 @@ def read(out: Path) -> pd.DataFrame:
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     """The rows by `KEYS`, tasks and starts in their own order."""
-    orders = {"task": NAMES, "start": STARTS, "section": ("validation", "test", "holdout")}
+    orders = {"task": NAMES, "start": STARTS, "section": SECTIONS}
     table = table.astype({"fold": "Int64"})
     return table.sort_values(
         ["task", "fold", "start", "seed", "section"],
