@@ -3,7 +3,6 @@
     ni1, ni2, ni4, ni10   Ni superalloy, so many training images, each set within the next; tested on `val`
                           and on `other` (other alloys, etching, voltage); settings can be compared on
                           the training images that are left over
-    ni1unlabelled         ni1 and nine images without their annotation (overlay `semi_supervised`)
     uhcs                  ultrahigh-carbon steel, four classes, the published folds that are here, each left
                           out once
     rpv10                 synthetic reactor-pressure-vessel steel, ten micrographs; tested on four of the same

@@ -97,8 +97,6 @@ def test_tasks_are_nested_by_number_of_training_images(module, tmp_path: Path) -
     assert [one.training for one in found] == [(tasks.ONE, *names[: n - 1]) for n in (1, 2, 4, 10)]
     assert {(one.test, one.holdout, one.classes) for one in found} == {(("v",), ("o",), 2)}
     assert [one.validation for one in found] == [tuple(names[n - 1 :]) for n in (1, 2, 4, 10)]
-    (semi,) = tasks.tasks(tmp_path, [tasks.SEMI_SUPERVISED])
-    assert (semi.training, semi.unlabelled, semi.validation) == ((tasks.ONE,), tuple(names), ())
 
 
 def test_a_fold_of_uhcs_is_tested_on_what_no_other_fold_holds(module, tmp_path: Path, capsys) -> None:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from benchmarks.accuracy.runs import POOLED, RESULT, SCRATCH, SHIPPED, STARTS
-from benchmarks.accuracy.tasks import NAMES, NI_IMAGES, SEMI_SUPERVISED
+from benchmarks.accuracy.tasks import NAMES, NI_IMAGES
 from carde_monai.errors import InputError
 from carde_monai.figure_series import STYLES
 from carde_monai.figures import STYLE
@@ -47,7 +47,7 @@ FAMILIES = (
     Family(
         "Ni superalloy",
         "seeds",
-        (*NI_IMAGES, SEMI_SUPERVISED),
+        tuple(NI_IMAGES),
         {"validation": "train, not trained on", "test": "val", "holdout": "other"},
         {**CLASSES, "iou_0": "matrix", "iou_1": "secondary", "iou_2": "tertiary"},
     ),
@@ -182,7 +182,7 @@ def learning_curves(table: pd.DataFrame) -> Figure:
     """IoU of the Ni superalloy over the number of training images: a point a seed, a line the means."""
     family = FAMILIES[0]
     rows = table[table["task"].isin(list(NI_IMAGES))]
-    figure = Figure(figsize=(6.9, 2.8), layout="constrained")
+    figure = Figure(figsize=(6.9, 3.0), layout="constrained")
     shown = ("test", "holdout")
     panels = figure.subplots(1, len(shown), sharex=True)
     for axes, section in zip(panels, shown, strict=True):
@@ -214,5 +214,5 @@ def learning_curves(table: pd.DataFrame) -> Figure:
         )
         axes.grid(color="0.9", linewidth=0.5)
         axes.set_axisbelow(True)
-    panels[0].legend(loc="best")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(STARTS) * 2)
     return figure

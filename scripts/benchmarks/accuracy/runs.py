@@ -48,8 +48,7 @@ class Run:
     def made_from(self) -> dict[str, Any]:
         """What the scores depend on: a run that differs here is another one."""
         task = self.task
-        parts = {"training": task.training, "unlabelled": task.unlabelled, **task.scored}
-        sections = {name: list(names) for name, names in parts.items()}
+        sections = {name: list(names) for name, names in task.sections.items()}
         shipped = self.start == SHIPPED
         digest = warm_start.shipped_digest(warm_start.shipped_weights()) if shipped else None
         return {**sections, "settings": task.settings | self.given, "weights": digest}
@@ -104,7 +103,6 @@ def _common(run: Run, dataset: Path) -> dict[str, Any]:
 
 def _train(run: Run, dataset: Path, bundle: Path) -> None:
     configs = ["train", "few", *(["classes"] if run.task.classes > 1 else [])]
-    configs += ["semi_supervised"] if run.task.unlabelled else []
     # nothing is chosen by what is watched, so that looking once is enough
     settings = {"val_interval": "@max_epochs", **run.task.settings, **run.given}
     settings |= {**_common(run, dataset), "from_scratch": run.start == SCRATCH}

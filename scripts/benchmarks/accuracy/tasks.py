@@ -22,7 +22,6 @@ from carde_monai.synthetic import STEELS, synthesize, synthesize_micrograph
 NI, UHCS, RPV = "ni-superalloy", "uhcs", "rpv"
 ONE = "spot7_180d_3"  # the published one-shot image, which every larger set contains
 NI_IMAGES = {"ni1": 1, "ni2": 2, "ni4": 4, "ni10": 10}
-SEMI_SUPERVISED = "ni1unlabelled"
 UHCS_FOLDS = {
     0: ("1176", "1219", "0357", "0333"),
     1: ("0235", "0360", "1528", "0579"),
@@ -34,7 +33,7 @@ UHCS_FOLDS = {
 RPV_SIZE = (704, 1024)
 RPV_TRAINING, RPV_TEST, RPV_HOLDOUT = 10, 4, 4
 RPV_SEEDS = {"jfl": 801, "anp": 802}
-NAMES = (*NI_IMAGES, SEMI_SUPERVISED, "uhcs", "rpv10")
+NAMES = (*NI_IMAGES, "uhcs", "rpv10")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ class Task:
     """One training: its data set's source, the sections as names of micrographs, classes and settings.
 
     ``validation`` chooses nothing within a training: settings are compared on it, not on ``test``.
-    ``unlabelled`` ones train without their annotation.
     """
 
     name: str
@@ -51,7 +49,6 @@ class Task:
     test: tuple[str, ...]
     holdout: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
-    unlabelled: tuple[str, ...] = ()
     classes: int = 1
     fold: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +57,11 @@ class Task:
     def label(self) -> str:
         """Name and fold."""
         return self.name if self.fold is None else f"{self.name}{self.fold}"
+
+    @property
+    def sections(self) -> dict[str, tuple[str, ...]]:
+        """All micrographs, by section."""
+        return {"training": self.training, **self.scored}
 
     @property
     def scored(self) -> dict[str, tuple[str, ...]]:
@@ -125,13 +127,12 @@ def _uhcs(folder: Path) -> Iterator[Task]:
 
 def _ni(name: str, folder: Path) -> Iterator[Task]:
     parts = {part: _stems(folder / part / "images") for part in ("train", "val", "other")}
-    number = NI_IMAGES.get(name, 1)
+    number = NI_IMAGES[name]
     if ONE not in parts["train"] or len(parts["train"]) < number or not parts["val"]:
         _skip(name, f"{folder} does not hold {number} training images with {ONE}, and some for val")
         return
     ordered = (ONE, *(one for one in parts["train"] if one != ONE))
-    task = Task(name, NI, ordered[:number], parts["val"], parts["other"], classes=2)
-    yield replace(task, **{"unlabelled" if name == SEMI_SUPERVISED else "validation": ordered[number:]})
+    yield Task(name, NI, ordered[:number], parts["val"], parts["other"], ordered[number:], classes=2)
 
 
 def _stems(folder: Path) -> tuple[str, ...]:
@@ -152,17 +153,14 @@ def prepared(task: Task, data: Path, out: Path) -> Path:
         listed = json.loads((whole / "datalist.json").read_text(encoding="utf-8"))
         keys = ("training", "validation", "test", "holdout")
         every = {one["name"]: one for key in keys for one in listed[key]}
-        sections = {"training": task.training, "unlabelled": task.unlabelled, **task.scored}
-        if missing := {name for names in sections.values() for name in names} - set(every):
+        if missing := {name for names in task.sections.values() for name in names} - set(every):
             raise InputError(
                 whole, f"does not hold {min(missing)}", "it is of other data: name another --out"
             )
         for kind in ("images", "labels"):
             if not (dest / kind).exists():
                 (dest / kind).symlink_to((whole / kind).resolve(), target_is_directory=True)
-        listed |= {key: [dict(every[name]) for name in names] for key, names in sections.items()}
-        for one in listed["unlabelled"]:
-            del one["label"]
+        listed |= {key: [dict(every[name]) for name in names] for key, names in task.sections.items()}
         replace_text(dest / "datalist.json", json.dumps(listed))
     return dest
 
