@@ -147,7 +147,7 @@ def test_few_trains_classes_without_validation(
     """The overlays `few` and `classes`, then an evaluation with symmetries: squares are easy."""
     monkeypatch.chdir(tmp_path)
     prepare(several, tmp_path / "data", detectors=1, classes=2, split="2,0,1")
-    quick = QUICK | {"epoch_length": 12, "ema_momentum": 0.3, "learning_rate": 0.01}
+    quick = QUICK | {"epoch_length": 12, "ema_momentum": 0.3, "learning_rate": 0.01, "amp": False}
     common = {"bundle": "bundle", "classes": 2, "tracking_uri": None, "quiet": True}
     command_line.train("data", overlay="few", **common, **quick)
     short = {key: quick[key] for key in ("network_def#features", "window_size")}

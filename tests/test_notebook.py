@@ -62,9 +62,10 @@ def pictures(notebook: NotebookNode) -> list[Image.Image]:
 def agree(new: str, old: str) -> bool:
     """Whether two numbers differ by no more than another processor, which may compute in bfloat16, brings.
 
-    Whole numbers are those of carbides, 0.000 and the like differences.
+    Whole numbers are those of carbides, 0.000 and the like differences: bfloat16 moved the probability of a
+    pixel by 0.13, and 0.09 % of the pixels of a mask.
     """
-    least = 2 if old.isdigit() else 0.002 if float(old) else 0.05
+    least = 2 if old.isdigit() else 0.002 if float(old) else 0.2
     return float(new) == pytest.approx(float(old), rel=0.05, abs=least)
 
 

@@ -198,7 +198,7 @@ def test_segmented_frames_keep_their_size_and_bad_ones_are_passed_over(trained, 
 
 
 def test_spacing_needs_monai_alone_and_keeps_the_geometry(trained, dataset, tmp_path) -> None:
-    settings = {"dataset_dir": str(dataset), "pixel_sizes": [0.0035, 0.0035], **WINDOW}
+    settings = {"dataset_dir": str(dataset), "pixel_sizes": [0.0035, 0.0035], "amp": False, **WINDOW}
     settings["dataset#data"] = [{"image": str(dataset / "images" / "jfl_001.nii.gz")}]
     bundles.run(trained, ["inference", "spacing"], settings | {"output_dir": str(tmp_path / "a")}, False)
     told = settings | {"output_dir": str(tmp_path / "b"), "bundle_root": str(trained)}

@@ -159,8 +159,8 @@ def test_raw_calibration_figures_are_those_before_the_temperature(done: Path, tm
     assert found["temperature"] == fitted["total_temperature"] != 1
     for kind, moment in (("raw", "before"), ("scaled", "after")):
         figures = found["sections"]["validation"][kind]
-        assert figures["nll"] == pytest.approx(fitted[moment]["nll"], rel=1e-3)
-        assert figures["brier"] == pytest.approx(fitted[moment]["brier"], rel=1e-3)
+        assert figures["nll"] == pytest.approx(fitted[moment]["nll"], rel=5e-3)  # bfloat16, where it is fast
+        assert figures["brier"] == pytest.approx(fitted[moment]["brier"], rel=5e-3)
     assert len(list((tmp_path / "masks").glob("*_network.png"))) == 1
 
 

@@ -114,10 +114,10 @@ def test_mean_variance_stands_beside_temperature_scaling(mean_variance, trained,
 
 
 def test_mean_variance_infers_probability_and_sigma(mean_variance, dataset, raw, tmp_path) -> None:
-    run(mean_variance, ["inference", "mean_variance"], dataset, output_dir=str(tmp_path / "a"))
-    run(mean_variance, ["inference", "sem", "mean_variance"], raw, output_dir=str(tmp_path / "b"))
-    segment = ["inference", "sem", "segment", "mean_variance"]
-    run(mean_variance, segment, raw, output_dir=str(tmp_path / "c"), amp=False)
+    overlays = ([], dataset, "a"), (["sem"], raw, "b"), (["sem", "segment"], raw, "c")
+    for names, data, out in overlays:
+        configs = ["inference", *names, "mean_variance"]
+        run(mean_variance, configs, data, output_dir=str(tmp_path / out), amp=False)
     probabilities, sigmas = nifti(tmp_path / "a", "probability"), nifti(tmp_path / "a", "sigma")
     again = nifti(tmp_path / "b", "sigma")
     for name, sigma in sigmas.items():
@@ -130,8 +130,9 @@ def test_mean_variance_infers_probability_and_sigma(mean_variance, dataset, raw,
 
 
 def test_symmetries_infer_and_evaluate(trained, dataset, one_pair, tmp_path) -> None:
-    run(trained, ["inference", "tta"], dataset, output_dir=str(tmp_path / "a"), **first(dataset))
-    run(trained, ["inference"], dataset, output_dir=str(tmp_path / "plain"), **first(dataset))
+    one = {"amp": False, **first(dataset)}
+    run(trained, ["inference", "tta"], dataset, output_dir=str(tmp_path / "a"), **one)
+    run(trained, ["inference"], dataset, output_dir=str(tmp_path / "plain"), **one)
     probabilities, plain = (nifti(tmp_path / folder, "probability") for folder in ("a", "plain"))
     masks, maps = nifti(tmp_path / "a", "mask"), nifti(tmp_path / "a", "mutual_information")
     for name, probability in probabilities.items():
