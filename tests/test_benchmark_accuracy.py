@@ -206,13 +206,15 @@ def test_true_outlines_are_held_against_the_label_that_the_network_is_held_again
     synthesize(tmp_path, 2, tasks.RPV_SIZE, "anp", tasks.RPV_SEEDS["anp"])
     with Image.open(tmp_path / "anp_003_label.png") as picture:
         written = np.asarray(picture) > 0
-    drawn = []
-    draw = tasks.synthesize_micrograph
-    monkeypatch.setattr(
-        tasks, "synthesize_micrograph", lambda *how: drawn.append(draw(*how).label > 0) or draw(*how)
-    )
+    drawn, draw = [], tasks.synthesize_micrograph
+
+    def spy(*how: object) -> object:
+        drawn.append(draw(*how))
+        return drawn[-1]
+
+    monkeypatch.setattr(tasks, "synthesize_micrograph", spy)
     found = tasks.outline_dice("anp_003")
-    label, outlines = drawn
+    label, outlines = (one.label > 0 for one in drawn)
     assert (label == written).all() and (label != outlines).any()
     assert found == pytest.approx(2 * (label & outlines).sum() / (label.sum() + outlines.sum()))
 
