@@ -160,7 +160,7 @@ def prepared(task: Task, data: Path, out: Path) -> Path:
         for kind in ("images", "labels"):
             if not (dest / kind).exists():
                 (dest / kind).symlink_to((whole / kind).resolve(), target_is_directory=True)
-        listed |= {key: [dict(every[name]) for name in names] for key, names in task.sections.items()}
+        listed |= {key: [every[name] for name in names] for key, names in task.sections.items()}
         replace_text(dest / "datalist.json", json.dumps(listed))
     return dest
 
