@@ -34,6 +34,7 @@ __all__ = ["ENGINES", "accelerate", "bf16_is_fast", "cache_dir", "write_openvino
 ENGINES = ("openvino", "torch")
 KEPT = 8  # converted networks in the cache on disk
 COMPILED = 64  # compiled ones in memory: more members of an ensemble than anyone trains
+CONVERSION = 2  # part of the digest: higher when `_convert` or what it gets changes
 STEPS = (16, 32, 64)  # sides of an image are multiples of a step, which depends on the network's depth
 TOLERANCE = {"f32": 1e-3, "bf16": 0.1}  # of the largest logit, when compared with torch
 
@@ -55,9 +56,12 @@ def accelerate(network: nn.Module, engine: str = "openvino", amp: bool = False) 
     """
     if engine not in ENGINES:
         raise InputError(f"--engine {engine}", "is no engine", f"choose from {', '.join(ENGINES)}")
+    plain = (
+        network.forward
+    )  # converted in its place: a trace of autocast has batch norm folded into rounded weights
     autocast(network, amp)
     if engine == "openvino":
-        network.forward = _Engine(network, "bf16" if amp else "f32").wrap()  # type: ignore[method-assign]
+        network.forward = _Engine(network, plain, "bf16" if amp else "f32").wrap()  # type: ignore[method-assign]
     return network
 
 
@@ -85,8 +89,8 @@ def write_openvino(
 class _Engine:
     """What `accelerate` puts in the place of a network's ``forward``."""
 
-    def __init__(self, network: nn.Module, precision: str) -> None:
-        self.network, self.precision = network, precision
+    def __init__(self, network: nn.Module, plain: Callable[..., Tensor], precision: str) -> None:
+        self.network, self.plain, self.precision = network, plain, precision
         self.torch: Callable[..., Tensor] = network.forward
         self.compiled: OrderedDict[tuple[Any, ...], tuple[Compute, int]] = OrderedDict()
         self.gone = False  # whether OpenVINO was given up
@@ -141,7 +145,7 @@ class _Engine:
         with contextlib.suppress(OSError, ValueError, RuntimeError):  # missing or damaged
             blob, step = _kept(file)
             return _compute(_core().import_model(blob, "CPU", self.settings)), step
-        ours, self.network.forward = self.network.forward, self.torch  # type: ignore[method-assign]
+        ours, self.network.forward = self.network.forward, self.plain  # type: ignore[method-assign]
         try:
             model = _convert(self.network, channels)
         finally:
@@ -223,7 +227,9 @@ def _compute(compiled: Any) -> Compute:
 def _digest(network: nn.Module, precision: str) -> str:
     """SHA-256 of OpenVINO's version, processor and precision, the network's structure and its weights."""
     processor = _core().get_property("CPU", "FULL_DEVICE_NAME")
-    digest = hashlib.sha256(f"{_openvino().__version__} {processor} {precision} {network!r}".encode())
+    digest = hashlib.sha256(
+        f"{CONVERSION} {_openvino().__version__} {processor} {precision} {network!r}".encode()
+    )
     for name, one in network.state_dict().items():
         digest.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
         digest.update(one.detach().contiguous().flatten().view(torch.uint8).numpy().data)
